@@ -1,0 +1,3 @@
+#![no_std]
+//! Decisions.
+extern crate alloc;

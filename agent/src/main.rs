@@ -1,0 +1,2 @@
+//! onemac.
+fn main() {}
