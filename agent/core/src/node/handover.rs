@@ -1,0 +1,136 @@
+//! How slices move: released first, acquired only by agreement, the kernel before the word.
+
+use alloc::string::String;
+
+use super::{Action, Change, Event, Node, Phase, Recipients};
+use crate::report::Claims;
+use crate::slices::SliceSet;
+use crate::time::Time;
+
+/// A kernel change on its way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    id: u64,
+    target: Claims,
+    acquired: u32,
+    released: u32,
+}
+
+impl Node {
+    /// The kernel has answered.
+    pub(super) fn committed(&mut self, now: Time, change: u64, ok: bool) {
+        if self.pending.as_ref().is_none_or(|p| p.id != change) {
+            return;
+        }
+        let Some(done) = self.pending.take() else { return };
+        if !ok {
+            self.note(Event::KernelRefused);
+            self.refused = true;
+            self.retry_at = Some(now + self.timing.heartbeat);
+            return;
+        }
+        self.claims = done.target;
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Joining { since: now };
+            self.publish(Recipients::All);
+            return;
+        }
+        let owned = self.claims.values().map(SliceSet::len).sum();
+        self.note(Event::SlicesMoved { acquired: done.acquired, released: done.released, owned });
+        self.publish(Recipients::All);
+    }
+
+    /// Tries a refused change again.
+    pub(super) fn retry(&mut self, now: Time) {
+        if self.retry_at.is_some_and(|t| now >= t) {
+            self.retry_at = None;
+            if self.phase == Phase::Starting {
+                self.apply(Claims::new());
+            }
+        }
+    }
+
+    /// Releases and acquires what the view, the agreement and the others' claims allow.
+    pub(super) fn hand_over(&mut self, now: Time) {
+        self.retry(now);
+        let agreed = self.everyone_agrees();
+        if let Some(view) = self.view.as_ref().filter(|_| agreed && !self.agreed) {
+            let view = view.id;
+            self.note(Event::Agreed { view });
+        }
+        self.agreed = agreed;
+        if self.pending.is_some() || self.retry_at.is_some() {
+            return;
+        }
+        let target: Claims = self.cluster.services.iter().map(|s| (s.clone(), self.target(s))).collect();
+        if self.refused || target.iter().any(|(service, wanted)| *wanted != self.claimed(service)) {
+            self.apply(target);
+        }
+    }
+
+    /// What the kernel may accept of `service` now.
+    fn target(&self, service: &str) -> SliceSet {
+        let claimed = self.claimed(service);
+        let mine = self.mine(service);
+        let others = self.claimed_by_others(service);
+        if self.agreed {
+            let acquirable = mine.minus(&claimed).minus(&others);
+            claimed.and(&mine).or(&acquirable)
+        } else {
+            // Without agreement nothing moves, but a slice that somebody else claims too, and that is not
+            // ours by our own reckoning, is given up at once: two owners harm more than none.
+            claimed.minus(&others.minus(&mine))
+        }
+    }
+
+    fn claimed(&self, service: &str) -> SliceSet {
+        self.claims.get(service).cloned().unwrap_or_default()
+    }
+
+    /// The slices that are ours by the view.
+    pub(super) fn mine(&self, service: &str) -> SliceSet {
+        self.tables.get(service).map(|t| t.slices_of(&self.me).collect()).unwrap_or_default()
+    }
+
+    /// What hosts that may still be alive claim, whatever view or definition they have.
+    fn claimed_by_others(&self, service: &str) -> SliceSet {
+        self.peers
+            .values()
+            .filter(|p| p.alive)
+            .filter_map(|p| p.report.claims.get(service))
+            .fold(SliceSet::new(), |all, c| all.or(c))
+    }
+
+    /// Whether every slice is claimed by a living host other than us, or nobody could claim it.
+    pub(super) fn all_claimed(&self) -> bool {
+        self.tables.iter().all(|(service, table)| {
+            let others = self.claimed_by_others(service);
+            (0..table.slices()).all(|s| table.owner(s).is_none() || others.contains(s))
+        })
+    }
+
+    /// Sends a change on its way. What is to come counts as claimed from now on, what is to go until the
+    /// kernel has answered.
+    pub(super) fn apply(&mut self, target: Claims) {
+        let (mut acquired, mut released) = (0, 0);
+        let mut services: alloc::vec::Vec<String> = target.keys().cloned().collect();
+        services.extend(self.claims.keys().filter(|s| !target.contains_key(*s)).cloned());
+        for service in services {
+            let before = self.claimed(&service);
+            let after = target.get(&service).cloned().unwrap_or_default();
+            acquired += after.minus(&before).len();
+            released += before.minus(&after).len();
+            self.claims.insert(service, before.or(&after));
+        }
+        self.change_id += 1;
+        let lease_until = self.lease_until(self.last_step);
+        self.retry_at = None;
+        self.refused = false;
+        self.actions.push_back(Action::Apply(Change {
+            id: self.change_id,
+            claims: target.clone(),
+            lease_until,
+        }));
+        self.pending = Some(Pending { id: self.change_id, target, acquired, released });
+    }
+}

@@ -1,0 +1,83 @@
+//! How long the kernel may go on accepting without hearing from its agent.
+//!
+//! A peer holds us for gone an expiry after it last heard us. So the lease must run from a moment that
+//! is not later than that: the publication of a report that the peer has acknowledged. A peer without a
+//! voice (dead, most likely) cannot acknowledge and is left out after [`SILENCE`]; should it live, deaf
+//! and mute to us, that is a partition, and the policy for partitions applies.
+
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+use super::{Action, Node, Phase};
+use crate::report::HostState;
+use crate::time::Time;
+
+/// After so many heartbeats without a word a peer's acknowledgements are no longer waited for.
+const SILENCE: u32 = 3;
+
+/// What is known about our own heartbeats.
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    /// When the last datagram with a heartbeat left.
+    last_sent: Option<Time>,
+    /// When our recent reports were published, by their number; no older than a lease, so at most as
+    /// many as we publish in that time.
+    published: VecDeque<(u64, Time)>,
+    /// The moment from which the kernel's lease runs.
+    basis: Option<Time>,
+}
+
+impl Lease {
+    pub(super) fn sent(&mut self, at: Time) {
+        self.last_sent = self.last_sent.max(Some(at));
+    }
+
+    pub(super) fn published(&mut self, seq: u64, now: Time, keep: Duration) {
+        while self.published.front().is_some_and(|&(_, at)| now.since(at) > keep) {
+            self.published.pop_front();
+        }
+        self.published.push_back((seq, now));
+    }
+
+    /// When report `seq` was published; `None` if that is longer ago than a lease.
+    fn time_of(&self, seq: u64) -> Option<Time> {
+        let i = self.published.binary_search_by_key(&seq, |&(s, _)| s).ok()?;
+        self.published.get(i).map(|&(_, at)| at)
+    }
+}
+
+impl Node {
+    /// The end of the lease that this host may give its kernel at `now`.
+    pub(super) fn lease_until(&self, now: Time) -> Option<Time> {
+        self.lease_basis(now).map(|basis| basis + self.timing.lease)
+    }
+
+    /// Prolongs the kernel's lease if a later heartbeat allows it. Many datagrams may carry one
+    /// heartbeat, so half a heartbeat's gain is waited for.
+    pub(super) fn renew_lease(&mut self, now: Time) {
+        let Some(basis) = self.lease_basis(now) else { return };
+        if self.lease.basis.is_none_or(|old| basis >= old + self.timing.heartbeat / 2) {
+            self.lease.basis = Some(basis);
+            self.actions.push_back(Action::Renew { lease_until: basis + self.timing.lease });
+        }
+    }
+
+    /// The latest moment at which all that may take over from us are known to have heard us.
+    fn lease_basis(&self, now: Time) -> Option<Time> {
+        if !matches!(self.phase, Phase::Serving | Phase::Leaving { .. }) {
+            return None;
+        }
+        let silence = self.timing.heartbeat * SILENCE;
+        let mut basis = self.lease.last_sent?;
+        for peer in self.peers.values() {
+            let takes_part = matches!(peer.report.state, HostState::Serving | HostState::Leaving);
+            if !peer.alive || !takes_part || now.since(peer.heard) > silence {
+                continue;
+            }
+            let heard = peer.report.heard.get(&self.me);
+            let ours = heard.filter(|stamp| stamp.incarnation == self.stamp.incarnation)?;
+            basis = basis.min(self.lease.time_of(ours.seq)?);
+        }
+        Some(basis)
+    }
+}

@@ -1,0 +1,377 @@
+//! One host of the cluster: what it is told, what it decides, what it wants done.
+//!
+//! The rules, in the order of their weight (docs/protocol.md argues why they are safe):
+//!
+//! 1. Nothing is accepted before the peers were heard or an expiry was waited out.
+//! 2. A slice is acquired only when every host of the view computes with the same view and has heard
+//!    that we do, and no host that may be alive claims it.
+//! 3. A slice is released in the kernel first and then in words.
+//! 4. The lease runs from a heartbeat that left this host and that every peer with a voice has heard.
+//! 5. Whoever missed its own time gives the others as much again, or starts over as a newcomer.
+//!
+//! [`membership`] keeps the peers and the view, [`handover`] moves slices, [`lease`] says how long the
+//! kernel may go on by itself; this file holds the state, the
+//! doors in and out, and the phases of a life.
+
+mod event;
+mod handover;
+mod lease;
+mod membership;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::event::{Event, Hold};
+use self::handover::Pending;
+use self::membership::Peer;
+pub use self::status::{HostStatus, ServiceStatus, Status};
+use crate::ownership::Table;
+use crate::report::{Claims, HostState, Report, Stamp};
+use crate::slices::SliceSet;
+use crate::time::{Time, Timing};
+use crate::view::{Cluster, View};
+
+/// How many times a host makes way for a stranger of its own name before it stands still and says so.
+const NAME_CONFLICTS_MAX: u32 = 3;
+
+/// What happens to a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// An authenticated report has come in, by gossip or directly.
+    Heard(Box<Report>),
+    /// A datagram that carries our heartbeat has left the host.
+    Sent {
+        /// Read before the datagram was handed to the kernel.
+        at: Time,
+    },
+    /// The kernel has answered the change with this number.
+    Committed {
+        /// The number in [`Change::id`].
+        change: u64,
+        /// Whether the kernel now holds exactly [`Change::claims`].
+        ok: bool,
+    },
+    /// A datagram from the address of this configured host failed authentication.
+    Stranger {
+        /// The host that the definition gives this address to.
+        host: String,
+    },
+    /// The operator wants this host to leave in order.
+    Leave,
+}
+
+/// What a host wants done. Actions must be carried out in the order in which they are returned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Put the report where gossip spreads it; with `to`, also send it directly, now.
+    Publish {
+        /// Our word.
+        report: Box<Report>,
+        /// Who waits for it.
+        to: Recipients,
+    },
+    /// Make the kernel accept exactly this, then answer with [`Input::Committed`].
+    Apply(Change),
+    /// Let the kernel's lease end at this instant instead of earlier.
+    Renew {
+        /// On this host's monotonic clock.
+        lease_until: Time,
+    },
+    /// Tell the operator what was decided.
+    Note(Event),
+    /// Everything has been handed over; end.
+    Stop,
+}
+
+/// Who gets a report directly, besides gossip (which reaches those whom we cannot).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recipients {
+    /// One host, which waits for our word.
+    One(String),
+    /// All configured hosts.
+    All,
+}
+
+/// A wanted kernel state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Names the change in the answer.
+    pub id: u64,
+    /// What the kernel is to accept: all of it, not a difference.
+    pub claims: Claims,
+    /// When the lease ends; `None`: there is no lease, the kernel accepts nothing.
+    pub lease_until: Option<Time>,
+}
+
+/// The phases of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The kernel is being emptied; no word has left yet.
+    Starting,
+    /// Listening since then.
+    Joining { since: Time },
+    /// Taking its share.
+    Serving,
+    /// Handing over since then.
+    Leaving { since: Time },
+    /// Gone.
+    Left,
+}
+
+/// The decisions of one host. See the module's description for the rules.
+#[derive(Debug)]
+pub struct Node {
+    me: String,
+    cluster: Cluster,
+    timing: Timing,
+    weight: u8,
+    stamp: Stamp,
+    phase: Phase,
+    hold: Option<Hold>,
+    name_conflicts: u32,
+
+    peers: BTreeMap<String, Peer>,
+    strangers: BTreeMap<String, Time>,
+    view: Option<View>,
+    /// The number of our first report that carries `view`.
+    view_seq: u64,
+    agreed: bool,
+    tables: BTreeMap<String, Table>,
+
+    claims: Claims,
+    pending: Option<Pending>,
+    change_id: u64,
+    retry_at: Option<Time>,
+    /// The kernel refused a change: what it holds is unknown, so the next one is sent in any case.
+    refused: bool,
+    /// The number of our first report that claims nothing after a leave.
+    empty_seq: Option<u64>,
+
+    lease: lease::Lease,
+    last_step: Time,
+    next_heartbeat: Time,
+    actions: VecDeque<Action>,
+}
+
+impl Node {
+    /// A host that starts now. `incarnation` must be greater than that of any earlier life of this host;
+    /// if peers know better, the node picks a greater one itself.
+    ///
+    /// `me` must be one of `cluster.hosts`; a host that is not has weight 0.
+    pub fn new(me: &str, cluster: Cluster, timing: Timing, incarnation: u64, now: Time) -> Self {
+        let mut node = Node {
+            me: me.into(),
+            weight: cluster.hosts.get(me).copied().unwrap_or(0),
+            cluster,
+            timing,
+            stamp: Stamp { incarnation, seq: 0 },
+            phase: Phase::Starting,
+            hold: None,
+            name_conflicts: 0,
+            peers: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            view: None,
+            view_seq: 0,
+            agreed: false,
+            tables: BTreeMap::new(),
+            claims: Claims::new(),
+            pending: None,
+            change_id: 0,
+            retry_at: None,
+            refused: false,
+            empty_seq: None,
+            lease: lease::Lease::default(),
+            last_step: now,
+            next_heartbeat: now,
+            actions: VecDeque::new(),
+        };
+        node.begin(now, incarnation);
+        node
+    }
+
+    /// Takes one input at `now`, which must not run backwards.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        let gap = now.since(self.last_step);
+        self.last_step = now;
+        if gap > self.timing.stall() && !matches!(self.phase, Phase::Left) {
+            self.note(Event::Stalled { gap_ms: gap.as_millis() as u64 });
+            match self.phase {
+                Phase::Leaving { .. } => self.stop(),
+                _ => self.begin(now, self.stamp.incarnation + 1),
+            }
+        }
+        self.excuse(gap);
+        match input {
+            Input::Tick => {}
+            Input::Heard(report) => self.hear(now, *report),
+            Input::Sent { at } => self.lease.sent(at),
+            Input::Committed { change, ok } => self.committed(now, change, ok),
+            Input::Stranger { host } => {
+                self.strangers.insert(host, now);
+            }
+            Input::Leave => self.leave(now),
+        }
+        self.step(now);
+    }
+
+    /// The next thing to do, in order; `None` when all is done until the next input.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to feed [`Input::Tick`] if nothing happens before.
+    pub fn next_deadline(&self) -> Time {
+        let expiries = self.peers.values().filter(|p| p.alive).map(|p| p.heard + self.timing.expiry());
+        let phase = match self.phase {
+            Phase::Joining { since } => Some(since + self.timing.expiry()).filter(|&t| t > self.last_step),
+            Phase::Leaving { since } => Some(since + self.leave_limit()),
+            _ => None,
+        };
+        expiries.chain(phase).chain(self.retry_at).fold(self.next_heartbeat, Time::min)
+    }
+
+    /// The incarnation of this life.
+    pub fn incarnation(&self) -> u64 {
+        self.stamp.incarnation
+    }
+
+    /// Starts a life: empties the kernel, forgets the peers, says nothing yet.
+    fn begin(&mut self, now: Time, incarnation: u64) {
+        self.stamp = Stamp { incarnation, seq: 0 };
+        self.phase = Phase::Starting;
+        self.hold = None;
+        self.peers.clear();
+        self.strangers.clear();
+        self.view = None;
+        self.agreed = false;
+        self.tables.clear();
+        self.lease = lease::Lease::default();
+        self.next_heartbeat = now + self.timing.heartbeat;
+        self.apply(Claims::new());
+        self.note(Event::Started { incarnation });
+    }
+
+    /// Everything that follows from the time and from what is known.
+    fn step(&mut self, now: Time) {
+        self.expire(now);
+        if matches!(self.phase, Phase::Starting | Phase::Left) {
+            self.retry(now);
+            return;
+        }
+        if let Phase::Joining { since } = self.phase {
+            self.try_to_serve(now, since);
+        }
+        self.update_view();
+        self.hand_over(now);
+        if now >= self.next_heartbeat {
+            self.publish(Recipients::All);
+            self.next_heartbeat = now + self.timing.heartbeat;
+            if self.cluster.hosts.len() == 1 {
+                // Nobody to send to, so nobody who could take over: the heartbeat is the step itself.
+                self.lease.sent(now);
+            }
+        }
+        self.renew_lease(now);
+        if let Phase::Leaving { since } = self.phase {
+            self.try_to_stop(now, since);
+        }
+    }
+
+    fn try_to_serve(&mut self, now: Time, since: Time) {
+        match self.reason_to_hold(now, since) {
+            Some(hold) => {
+                if self.hold.as_ref() != Some(&hold) {
+                    self.note(Event::Holding { why: hold.clone() });
+                    self.hold = Some(hold);
+                }
+            }
+            None => {
+                self.hold = None;
+                self.phase = Phase::Serving;
+            }
+        }
+    }
+
+    fn leave(&mut self, now: Time) {
+        match self.phase {
+            Phase::Serving => {
+                self.note(Event::Leaving);
+                self.phase = Phase::Leaving { since: now };
+            }
+            Phase::Starting | Phase::Joining { .. } => self.stop(),
+            Phase::Leaving { .. } | Phase::Left => {}
+        }
+    }
+
+    /// Leaves for good once nothing is claimed and everyone who lives has heard so and taken over.
+    fn try_to_stop(&mut self, now: Time, since: Time) {
+        let empty = self.claims_nothing();
+        if empty && self.empty_seq.is_none() {
+            self.empty_seq = Some(self.stamp.seq + 1);
+            self.publish(Recipients::All);
+        }
+        let taken_over = self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
+        if taken_over || now.since(since) >= self.leave_limit() {
+            self.stop();
+        }
+    }
+
+    /// A leave that nobody answers ends after two expiries: long enough for a death in its midst.
+    fn leave_limit(&self) -> core::time::Duration {
+        self.timing.expiry() * 2
+    }
+
+    /// Ends. Whoever still claims something goes without a word: the others must wait for its lease.
+    fn stop(&mut self) {
+        self.phase = Phase::Left;
+        if self.claims_nothing() {
+            self.publish(Recipients::All);
+        }
+        self.note(Event::Left);
+        self.actions.push_back(Action::Stop);
+    }
+
+    /// Whether our kernel certainly accepts nothing.
+    fn claims_nothing(&self) -> bool {
+        self.pending.is_none() && self.claims.values().all(SliceSet::is_empty)
+    }
+
+    fn state(&self) -> HostState {
+        match self.phase {
+            Phase::Starting | Phase::Joining { .. } => HostState::Joining,
+            Phase::Serving => HostState::Serving,
+            Phase::Leaving { .. } => HostState::Leaving,
+            Phase::Left => HostState::Left,
+        }
+    }
+
+    /// Says where we stand.
+    fn publish(&mut self, to: Recipients) {
+        self.stamp.seq += 1;
+        self.lease.published(self.stamp.seq, self.last_step, self.timing.lease);
+        let heard = self.peers.iter().filter(|(_, p)| p.alive).map(|(n, p)| (n.clone(), p.report.stamp));
+        let report = Report {
+            host: self.me.clone(),
+            stamp: self.stamp,
+            definition: self.cluster.definition,
+            state: self.state(),
+            weight: self.weight,
+            view: self.view.as_ref().map(|v| v.id),
+            claims: self.claims.clone(),
+            heard: heard.collect(),
+        };
+        self.actions.push_back(Action::Publish { report: Box::new(report), to });
+    }
+
+    fn note(&mut self, event: Event) {
+        self.actions.push_back(Action::Note(event));
+    }
+}

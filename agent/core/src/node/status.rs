@@ -1,0 +1,139 @@
+//! The cluster as one host sees it, for people and their tools.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Hold, Node};
+use crate::ownership::Table;
+use crate::report::HostState;
+use crate::slices::SliceSet;
+use crate::time::Time;
+use crate::view::ViewId;
+
+/// What one host knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where this host stands.
+    pub state: HostState,
+    /// Why it holds back, if it does.
+    pub hold: Option<Hold>,
+    /// The life of this host.
+    pub incarnation: u64,
+    /// The view that it computes with.
+    pub view: Option<ViewId>,
+    /// Whether every host of the view does.
+    pub agreed: bool,
+    /// Every configured host, this one included.
+    pub hosts: Vec<HostStatus>,
+    /// Every service.
+    pub services: Vec<ServiceStatus>,
+    /// Configured hosts whose datagrams failed authentication of late.
+    pub strangers: Vec<String>,
+}
+
+/// One host as seen from here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its name.
+    pub name: String,
+    /// By its last word; none if it was never heard.
+    pub state: Option<HostState>,
+    /// Heard within the expiry.
+    pub alive: bool,
+    /// Its weight.
+    pub weight: u8,
+    /// Time since its last word in milliseconds.
+    pub heard_ms: Option<u64>,
+    /// Whether it runs by our definition.
+    pub same_definition: bool,
+    /// Whether it computes with our view.
+    pub same_view: bool,
+    /// How many slices of each service it claims.
+    pub slices: BTreeMap<String, u32>,
+}
+
+/// One service on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Slices that this host's kernel accepts.
+    pub owned: u32,
+    /// Slices that are this host's by the view and not yet accepted, or accepted and no longer its own.
+    pub unsettled: u32,
+}
+
+impl Node {
+    /// What this host knows at `now`.
+    pub fn status(&self, now: Time) -> Status {
+        let hosts = self.cluster.hosts.iter().map(|(name, &weight)| self.host_status(now, name, weight));
+        let services = self.cluster.services.iter().map(|name| {
+            let owned = self.claims.get(name).cloned().unwrap_or_default();
+            let mine = self.mine(name);
+            let unsettled = owned.minus(&mine).or(&mine.minus(&owned)).len();
+            ServiceStatus { name: name.clone(), owned: owned.len(), unsettled }
+        });
+        Status {
+            state: self.state(),
+            hold: self.hold.clone(),
+            incarnation: self.stamp.incarnation,
+            view: self.view.as_ref().map(|v| v.id),
+            agreed: self.agreed,
+            hosts: hosts.collect(),
+            services: services.collect(),
+            strangers: self.strangers.keys().cloned().collect(),
+        }
+    }
+
+    /// The ownership table of a service in the present view.
+    pub fn table(&self, service: &str) -> Option<&Table> {
+        self.tables.get(service)
+    }
+
+    /// Who claims what, this host included; only hosts that may be alive.
+    pub fn claims(&self) -> BTreeMap<&str, &crate::report::Claims> {
+        let peers = self.peers.iter().filter(|(_, p)| p.alive);
+        let mut claims: BTreeMap<&str, _> = peers.map(|(n, p)| (n.as_str(), &p.report.claims)).collect();
+        claims.insert(&self.me, &self.claims);
+        claims
+    }
+
+    fn host_status(&self, now: Time, name: &str, weight: u8) -> HostStatus {
+        let count = |c: &crate::report::Claims| {
+            let len = |s: &String| c.get(s).map_or(0, SliceSet::len);
+            self.cluster.services.iter().map(|s| (s.clone(), len(s))).collect()
+        };
+        if name == self.me {
+            return HostStatus {
+                name: name.into(),
+                state: Some(self.state()),
+                alive: true,
+                weight: self.weight,
+                heard_ms: Some(0),
+                same_definition: true,
+                same_view: true,
+                slices: count(&self.claims),
+            };
+        }
+        let peer = self.peers.get(name);
+        let alive = peer.is_some_and(|p| p.alive);
+        HostStatus {
+            name: name.into(),
+            state: peer.map(|p| p.report.state),
+            alive,
+            weight: peer.map_or(weight, |p| p.report.weight),
+            heard_ms: peer.map(|p| now.since(p.heard).as_millis() as u64),
+            same_definition: peer.is_none_or(|p| p.report.definition == self.cluster.definition),
+            same_view: peer.is_some_and(|p| {
+                p.report.view.is_some() && p.report.view == self.view.as_ref().map(|v| v.id)
+            }),
+            slices: match peer {
+                Some(p) if alive => count(&p.report.claims),
+                _ => count(&Default::default()),
+            },
+        }
+    }
+}
