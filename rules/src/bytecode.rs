@@ -1,0 +1,450 @@
+//! Rules and sets in the kernel's terms, still as plain data: the expressions that nf_tables runs, and the
+//! user data with which nft finds its words again when it lists them.
+//!
+//! The expressions are the ones that nft itself generates for the same text, in the same registers; a test
+//! holds the two side by side (`nft --debug=netlink`). Attribute numbers are libnftnl's.
+
+use std::ffi::CStr;
+
+use nftnl::nftnl_sys::{self as sys, libc};
+
+use crate::model::*;
+
+/// One expression: libnftnl's name for it, and its attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bytecode {
+    pub name: &'static CStr,
+    pub attributes: Vec<(u32, Attribute)>,
+}
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    /// A number in host order; libnftnl turns it into what the kernel wants.
+    U32(u32),
+    /// Bytes as they are compared with or written into the packet.
+    Bytes(Vec<u8>),
+    /// The name of a set or chain.
+    Text(String),
+}
+
+use Attribute::{Bytes, Text, U32};
+
+const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
+/// Where a statement leaves its value.
+const REG: u32 = libc::NFT_REG_1 as u32;
+/// Where a hash finds its input.
+const REG_HASHED: u32 = libc::NFT_REG_2 as u32;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ARPHRD_ETHER: u16 = 1;
+
+/// nft's numbers for the types of set keys (its datatype.h).
+const TYPE_INTEGER: u32 = 4;
+const TYPE_IPADDR: u32 = 7;
+const TYPE_IP6ADDR: u32 = 8;
+const TYPE_ICMP_TYPE: u32 = 14;
+const TYPE_IFINDEX: u32 = 20;
+const TYPE_ICMP6_TYPE: u32 = 29;
+
+/// nft's numbers for expressions in `typeof` (enum expr_types in its expression.h).
+const EXPR_PAYLOAD: u32 = 7;
+const EXPR_NUMGEN: u32 = 23;
+
+/// What a header field needs to be known about the packet before it can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Ethernet,
+    Ethertype(u16),
+    Protocol(u16, u8),
+}
+
+/// What the rule has already made sure of.
+#[derive(Default)]
+struct Known {
+    ethernet: bool,
+    ethertype: Option<u16>,
+    protocol: Option<u8>,
+}
+
+impl Rule {
+    /// The expressions that the kernel runs for this rule.
+    pub(crate) fn bytecode(&self) -> Vec<Bytecode> {
+        let mut known = Known::default();
+        let mut code = Vec::new();
+        for statement in &self.statements {
+            statement.lower(&mut known, &mut code);
+        }
+        code
+    }
+
+    /// What nft keeps with the rule: its comment.
+    pub(crate) fn userdata(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        if let Some(comment) = &self.comment {
+            put_text(&mut data, sys::NFTNL_UDATA_RULE_COMMENT, comment);
+        }
+        data
+    }
+}
+
+impl Statement {
+    fn lower(&self, known: &mut Known, code: &mut Vec<Bytecode>) {
+        match self {
+            Self::Compare(left, op, right) => {
+                left.lower(known, code);
+                if *left == Expr::Time {
+                    code.push(to_network_order(8));
+                }
+                code.push(compare(*op, right.bytes()));
+            }
+            Self::In(left, set) => {
+                left.lower(known, code);
+                code.push(lookup(set, 0));
+            }
+            Self::NotIn(left, set) => {
+                left.lower(known, code);
+                code.push(lookup(set, libc::NFT_LOOKUP_F_INV));
+            }
+            Self::SetMac(field, mac) => {
+                let (bytes, needs) = field.place();
+                known.require(needs, code);
+                code.push(immediate(mac.0.to_vec()));
+                code.push(Bytecode {
+                    name: c"payload",
+                    attributes: vec![
+                        (sys::NFTNL_EXPR_PAYLOAD_SREG, U32(REG)),
+                        (sys::NFTNL_EXPR_PAYLOAD_BASE, U32(bytes.base.number())),
+                        (sys::NFTNL_EXPR_PAYLOAD_OFFSET, U32(bytes.offset)),
+                        (sys::NFTNL_EXPR_PAYLOAD_LEN, U32(bytes.len)),
+                        (sys::NFTNL_EXPR_PAYLOAD_CSUM_TYPE, U32(0)),
+                        (sys::NFTNL_EXPR_PAYLOAD_CSUM_OFFSET, U32(0)),
+                        (sys::NFTNL_EXPR_PAYLOAD_FLAGS, U32(0)),
+                    ],
+                });
+            }
+            Self::Counter => code.push(Bytecode { name: c"counter", attributes: Vec::new() }),
+            Self::Verdict(verdict) => code.push(verdict.lower()),
+        }
+    }
+}
+
+impl Verdict {
+    fn lower(&self) -> Bytecode {
+        let number = match self {
+            Self::Accept => libc::NF_ACCEPT,
+            Self::Drop => libc::NF_DROP,
+            Self::Goto(_) => libc::NFT_GOTO,
+        };
+        let mut attributes = vec![
+            (sys::NFTNL_EXPR_IMM_DREG, U32(REG_VERDICT)),
+            (sys::NFTNL_EXPR_IMM_VERDICT, U32(number as u32)),
+        ];
+        if let Self::Goto(chain) = self {
+            attributes.push((sys::NFTNL_EXPR_IMM_CHAIN, Text(chain.clone())));
+        }
+        Bytecode { name: c"immediate", attributes }
+    }
+}
+
+impl Expr {
+    fn lower(self, known: &mut Known, code: &mut Vec<Bytecode>) {
+        match self {
+            Self::Field(field) => {
+                let (bytes, needs) = field.place();
+                known.require(needs, code);
+                code.push(load(bytes, REG));
+            }
+            Self::Raw(bytes) => code.push(load(bytes, REG)),
+            Self::Jhash { of, modulus, seed } => {
+                let bytes = match of {
+                    Hashed::Field(field) => {
+                        let (bytes, needs) = field.place();
+                        known.require(needs, code);
+                        bytes
+                    }
+                    Hashed::Raw(bytes) => bytes,
+                };
+                code.push(load(bytes, REG_HASHED));
+                code.push(Bytecode {
+                    name: c"hash",
+                    attributes: vec![
+                        (sys::NFTNL_EXPR_HASH_SREG, U32(REG_HASHED)),
+                        (sys::NFTNL_EXPR_HASH_DREG, U32(REG)),
+                        (sys::NFTNL_EXPR_HASH_LEN, U32(bytes.len)),
+                        (sys::NFTNL_EXPR_HASH_MODULUS, U32(modulus)),
+                        (sys::NFTNL_EXPR_HASH_SEED, U32(seed)),
+                        (sys::NFTNL_EXPR_HASH_TYPE, U32(NFT_HASH_JENKINS)),
+                    ],
+                });
+            }
+            Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
+            Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
+            Self::Time => code.push(meta(NFT_META_TIME_NS)),
+        }
+    }
+}
+
+/// linux/netfilter/nf_tables.h; libc does not have it.
+const NFT_META_TIME_NS: i32 = 30;
+/// The same.
+const NFT_HASH_JENKINS: u32 = 0;
+
+impl Known {
+    /// Adds the tests without which the bytes would mean something else, once per rule.
+    fn require(&mut self, needs: Needs, code: &mut Vec<Bytecode>) {
+        match needs {
+            Needs::Ethernet if !self.ethernet => {
+                self.ethernet = true;
+                code.push(meta(libc::NFT_META_IIFTYPE));
+                code.push(compare(Op::Eq, ARPHRD_ETHER.to_ne_bytes().to_vec()));
+            }
+            Needs::Ethernet => {}
+            Needs::Ethertype(ethertype) if self.ethertype != Some(ethertype) => {
+                self.ethertype = Some(ethertype);
+                code.push(meta(libc::NFT_META_PROTOCOL));
+                code.push(compare(Op::Eq, ethertype.to_be_bytes().to_vec()));
+            }
+            Needs::Ethertype(_) => {}
+            Needs::Protocol(ethertype, protocol) => {
+                self.require(Needs::Ethertype(ethertype), code);
+                if self.protocol != Some(protocol) {
+                    self.protocol = Some(protocol);
+                    code.push(meta(libc::NFT_META_L4PROTO));
+                    code.push(compare(Op::Eq, vec![protocol]));
+                }
+            }
+        }
+    }
+}
+
+impl Field {
+    /// Where the field is, and what has to be known before it is there.
+    fn place(self) -> (RawField, Needs) {
+        use Base::{Link, Network, Transport};
+        let (base, offset, len, needs) = match self {
+            Self::EtherDaddr => (Link, 0, 6, Needs::Ethernet),
+            Self::EtherSaddr => (Link, 6, 6, Needs::Ethernet),
+            Self::IpProtocol => (Network, 9, 1, Needs::Ethertype(ETH_P_IP)),
+            Self::IpSaddr => (Network, 12, 4, Needs::Ethertype(ETH_P_IP)),
+            Self::IpDaddr => (Network, 16, 4, Needs::Ethertype(ETH_P_IP)),
+            Self::Ip6Saddr => (Network, 8, 16, Needs::Ethertype(ETH_P_IPV6)),
+            Self::Ip6Daddr => (Network, 24, 16, Needs::Ethertype(ETH_P_IPV6)),
+            Self::ArpSaddrEther => (Network, 8, 6, Needs::Ethertype(ETH_P_ARP)),
+            Self::ArpSaddrIp => (Network, 14, 4, Needs::Ethertype(ETH_P_ARP)),
+            Self::ArpDaddrIp => (Network, 24, 4, Needs::Ethertype(ETH_P_ARP)),
+            Self::IcmpType => (Transport, 0, 1, Needs::Protocol(ETH_P_IP, 1)),
+            Self::Icmpv6Type => (Transport, 0, 1, Needs::Protocol(ETH_P_IPV6, 58)),
+        };
+        (RawField { base, offset, len }, needs)
+    }
+}
+
+impl Base {
+    fn number(self) -> u32 {
+        (match self {
+            Self::Link => libc::NFT_PAYLOAD_LL_HEADER,
+            Self::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
+            Self::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
+        }) as u32
+    }
+}
+
+impl Value {
+    /// The bytes as they stand in the register that is compared.
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Mac(mac) => mac.0.to_vec(),
+            Self::Named(number, _) => vec![*number],
+            Self::Raw(bytes) => bytes.clone(),
+            Self::UnixNs(ns) => ns.to_be_bytes().to_vec(),
+        }
+    }
+}
+
+impl KeyType {
+    /// nft's number for the type; the kernel only keeps it.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Ipv4 => TYPE_IPADDR,
+            Self::Ipv6 => TYPE_IP6ADDR,
+            Self::Device => TYPE_IFINDEX,
+            Self::IcmpType => TYPE_ICMP_TYPE,
+            Self::Icmpv6Type => TYPE_ICMP6_TYPE,
+            Self::Slice { .. } | Self::Raw(_) => TYPE_INTEGER,
+        }
+    }
+
+    /// Length of a key in bytes.
+    pub(crate) fn len(self) -> u32 {
+        match self {
+            Self::Ipv4 | Self::Device | Self::Slice { .. } => 4,
+            Self::Ipv6 => 16,
+            Self::IcmpType | Self::Icmpv6Type => 1,
+            Self::Raw(field) => field.len,
+        }
+    }
+
+    fn is_host_order(self) -> bool {
+        matches!(self, Self::Device | Self::Slice { .. })
+    }
+
+    /// The `typeof` expression as nft keeps it: its kind, and its parameters by number.
+    fn typeof_expression(self) -> Option<(u32, Vec<u32>)> {
+        match self {
+            // Incremental, modulus, offset.
+            Self::Slice { of } => Some((EXPR_NUMGEN, vec![0, of, 0])),
+            // No protocol, no field of it, base, offset and length in bits.
+            Self::Raw(raw) => {
+                Some((EXPR_PAYLOAD, vec![0, 0, raw.base.number() + 1, raw.offset * 8, raw.len * 8]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Set {
+    /// Flags of the set in the kernel.
+    pub(crate) fn flags(&self) -> u32 {
+        if self.timeout { libc::NFT_SET_TIMEOUT as u32 } else { 0 }
+    }
+
+    /// What nft keeps with the set: byte order and expression of its key, and the comment.
+    pub(crate) fn userdata(&self) -> Vec<u8> {
+        const HOST: u32 = 1;
+        const NETWORK: u32 = 2;
+        const TYPEOF_EXPR: u32 = 0;
+        const TYPEOF_DATA: u32 = 1;
+        let mut data = Vec::new();
+        let order = if self.key.is_host_order() { HOST } else { NETWORK };
+        put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, order);
+        if let Some((kind, parameters)) = self.key.typeof_expression() {
+            let mut inner = Vec::new();
+            for (number, parameter) in (0..).zip(parameters) {
+                put_u32(&mut inner, number, parameter);
+            }
+            let mut outer = Vec::new();
+            put_u32(&mut outer, TYPEOF_EXPR, kind);
+            put(&mut outer, TYPEOF_DATA, &inner);
+            put(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, &outer);
+        }
+        put_text(&mut data, sys::NFTNL_UDATA_SET_COMMENT, &self.comment);
+        data
+    }
+}
+
+impl Chain {
+    /// What nft keeps with the chain: its comment.
+    pub(crate) fn userdata(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        put_text(&mut data, sys::NFTNL_UDATA_CHAIN_COMMENT, &self.comment);
+        data
+    }
+}
+
+impl Table {
+    /// What nft keeps with the table: its comment.
+    pub(crate) fn userdata(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        put_text(&mut data, sys::NFTNL_UDATA_TABLE_COMMENT, &self.comment);
+        data
+    }
+}
+
+impl Hook {
+    /// The kernel's number of the hook in the netdev family. (`NF_INET_INGRESS` is another family's.)
+    pub(crate) fn number(&self) -> u32 {
+        match self.direction {
+            Direction::Ingress => 0,
+            Direction::Egress => 1,
+        }
+    }
+}
+
+fn load(bytes: RawField, register: u32) -> Bytecode {
+    Bytecode {
+        name: c"payload",
+        attributes: vec![
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, U32(register)),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, U32(bytes.base.number())),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, U32(bytes.offset)),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, U32(bytes.len)),
+        ],
+    }
+}
+
+fn meta(key: i32) -> Bytecode {
+    Bytecode {
+        name: c"meta",
+        attributes: vec![(sys::NFTNL_EXPR_META_KEY, U32(key as u32)), (sys::NFTNL_EXPR_META_DREG, U32(REG))],
+    }
+}
+
+fn compare(op: Op, data: Vec<u8>) -> Bytecode {
+    let op = match op {
+        Op::Eq => libc::NFT_CMP_EQ,
+        Op::Ne => libc::NFT_CMP_NEQ,
+        Op::Lt => libc::NFT_CMP_LT,
+        Op::Ge => libc::NFT_CMP_GTE,
+    };
+    Bytecode {
+        name: c"cmp",
+        attributes: vec![
+            (sys::NFTNL_EXPR_CMP_SREG, U32(REG)),
+            (sys::NFTNL_EXPR_CMP_OP, U32(op as u32)),
+            (sys::NFTNL_EXPR_CMP_DATA, Bytes(data)),
+        ],
+    }
+}
+
+fn lookup(set: &str, flags: i32) -> Bytecode {
+    Bytecode {
+        name: c"lookup",
+        attributes: vec![
+            (sys::NFTNL_EXPR_LOOKUP_SREG, U32(REG)),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Text(set.into())),
+            (sys::NFTNL_EXPR_LOOKUP_FLAGS, U32(flags as u32)),
+        ],
+    }
+}
+
+fn immediate(data: Vec<u8>) -> Bytecode {
+    Bytecode {
+        name: c"immediate",
+        attributes: vec![(sys::NFTNL_EXPR_IMM_DREG, U32(REG)), (sys::NFTNL_EXPR_IMM_DATA, Bytes(data))],
+    }
+}
+
+fn to_network_order(len: u32) -> Bytecode {
+    Bytecode {
+        name: c"byteorder",
+        attributes: vec![
+            (sys::NFTNL_EXPR_BYTEORDER_DREG, U32(REG)),
+            (sys::NFTNL_EXPR_BYTEORDER_SREG, U32(REG)),
+            (sys::NFTNL_EXPR_BYTEORDER_OP, U32(libc::NFT_BYTEORDER_HTON as u32)),
+            (sys::NFTNL_EXPR_BYTEORDER_LEN, U32(len)),
+            (sys::NFTNL_EXPR_BYTEORDER_SIZE, U32(len)),
+        ],
+    }
+}
+
+/// User data is a list of (type, length, value) with one byte each for type and length. libnftnl refuses
+/// values that are longer, and so does this by cutting: the comments that use it are ours and short.
+fn put(data: &mut Vec<u8>, kind: u32, value: &[u8]) {
+    let value = &value[..value.len().min(255)];
+    data.push(kind as u8);
+    data.push(value.len() as u8);
+    data.extend_from_slice(value);
+}
+
+fn put_u32(data: &mut Vec<u8>, kind: u32, value: u32) {
+    put(data, kind, &value.to_ne_bytes());
+}
+
+fn put_text(data: &mut Vec<u8>, kind: u32, text: &str) {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.push(0);
+    put(data, kind, &bytes);
+}

@@ -1,0 +1,346 @@
+//! A ruleset as plain ordered data: what the text printer writes and what the netlink side installs.
+//!
+//! The vocabulary is nft's own, cut down to what onemac says with it. Nothing here knows what a VIP or a
+//! slice is for (that is `wanted.rs`) and nothing here touches a kernel (that is `netlink`).
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+/// An Ethernet address, six bytes as on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl From<[u8; 6]> for MacAddr {
+    fn from(bytes: [u8; 6]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// Everything onemac wants to have in nftables, in the order in which it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// The project's own tables. Others' tables are never named here.
+    pub tables: Vec<Table>,
+}
+
+/// The protocol family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Chains on one network device, before and after everything else the kernel does.
+    Netdev,
+}
+
+/// One table: sets first, then chains, as `nft list` shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Family of all its chains.
+    pub family: Family,
+    /// Its name, unique within the family.
+    pub name: String,
+    /// One line for the reader of `nft list ruleset`, at most 127 bytes.
+    pub comment: String,
+    /// Named sets.
+    pub sets: Vec<Set>,
+    /// Chains; a chain may be named by rules that stand before it.
+    pub chains: Vec<Chain>,
+}
+
+/// A named set of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name, unique within the table.
+    pub name: String,
+    /// What its keys are.
+    pub key: KeyType,
+    /// How many elements it can hold at most. A declared size lets the kernel choose a fixed hash.
+    pub size: Option<u32>,
+    /// Whether its elements may expire.
+    pub timeout: bool,
+    /// One line for the reader of `nft list ruleset`, at most 127 bytes.
+    pub comment: String,
+    /// What the set is for: the comment line above it in the text.
+    pub why: String,
+    /// Its elements, without duplicates.
+    pub elements: Vec<Element>,
+}
+
+/// What the keys of a set are: it decides the kernel's key length and how nft shows the elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// `type ipv4_addr`
+    Ipv4,
+    /// `type ipv6_addr`
+    Ipv6,
+    /// `type iface_index`
+    Device,
+    /// `type icmp_type`
+    IcmpType,
+    /// `type icmpv6_type`
+    Icmpv6Type,
+    /// A 32-bit number below `of`, as `jhash … mod of` yields it.
+    ///
+    /// nft checks types: only a set of plain integers may follow `jhash`, and such a set can only be
+    /// declared with `typeof` an expression that has that type. `typeof jhash …` makes nft 1.0.6 crash
+    /// when it lists the set, and `type mark` is refused when the text is loaded, so the text says
+    /// `typeof numgen inc mod S`: a number generator over the same range.
+    Slice {
+        /// How many slices there are, S.
+        of: u32,
+    },
+    /// Raw bytes of the packet, `typeof @base,offset,length`.
+    Raw(RawField),
+}
+
+/// Bytes of the packet that nft has no name for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawField {
+    /// Where counting starts.
+    pub base: Base,
+    /// First byte, counted from `base`.
+    pub offset: u32,
+    /// How many bytes.
+    pub len: u32,
+}
+
+/// Where the offset of a payload expression starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The Ethernet header, `@ll`.
+    Link,
+    /// The IP, IPv6 or ARP header, `@nh`.
+    Network,
+    /// The header after that, `@th`. It can not be read in fragments other than the first.
+    Transport,
+}
+
+/// One element of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// Its key; the variant must fit the set's [`KeyType`].
+    pub key: Key,
+    /// How long after its commit the kernel forgets it, in whole milliseconds; `None` is for ever.
+    pub timeout: Option<Duration>,
+}
+
+/// A key of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// An IPv4 address.
+    Ipv4(Ipv4Addr),
+    /// An IPv6 address.
+    Ipv6(Ipv6Addr),
+    /// A network device by name. The kernel's key is its interface index.
+    Device(String),
+    /// A slice number.
+    Slice(u32),
+    /// A value of one byte with the name that nft gives it.
+    Named(u8, &'static str),
+    /// Raw bytes.
+    Raw(Vec<u8>),
+}
+
+/// A chain of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name, unique within the table.
+    pub name: String,
+    /// Where packets enter it; `None` for a chain that other rules go to.
+    pub hook: Option<Hook>,
+    /// One line for the reader of `nft list ruleset`, at most 127 bytes.
+    pub comment: String,
+    /// What the chain is for: the comment line above it in the text.
+    pub why: String,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// The place in a device's packet path where a base chain stands. The policy is always accept: a rule of
+/// ours that is missing must not cut the host off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Which way.
+    pub direction: Direction,
+    /// Name of the device.
+    pub device: String,
+    /// Order among the chains of the same hook, lower first.
+    pub priority: i32,
+}
+
+/// The two hooks of the netdev family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Frames that the device has received.
+    Ingress,
+    /// Frames that are about to be sent. Needs kernel 5.16.
+    Egress,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Why it is there: the comment line above it in the text. Not known to the kernel.
+    pub why: String,
+    /// Short form of it that the kernel keeps with the rule and `nft list ruleset` shows. It is not part
+    /// of what a packet runs through, so it costs nothing.
+    pub comment: Option<String>,
+    /// Evaluated from left to right until one does not match.
+    pub statements: Vec<Statement>,
+}
+
+/// A part of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// `left op right`: goes on if it holds.
+    Compare(Expr, Op, Value),
+    /// `expr @set`: goes on if the set has the value.
+    In(Expr, String),
+    /// `expr != @set`: goes on if the set does not have the value.
+    NotIn(Expr, String),
+    /// `field set address`: writes into the packet.
+    SetMac(Field, MacAddr),
+    /// Counts packets and bytes.
+    Counter,
+    /// The end of the rule.
+    Verdict(Verdict),
+}
+
+/// How two values are compared, byte by byte in network order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Equal; nft leaves the sign away.
+    Eq,
+    /// `!=`
+    Ne,
+    /// `<`
+    Lt,
+    /// `>=`
+    Ge,
+}
+
+/// Something that has a value for each packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// A header field that nft knows by name.
+    Field(Field),
+    /// Bytes that it does not.
+    Raw(RawField),
+    /// `jhash of mod modulus seed seed`: `(jhash(bytes, seed) * modulus) >> 32`.
+    Jhash {
+        /// What is hashed, the bytes as on the wire.
+        of: Hashed,
+        /// The result is smaller than this.
+        modulus: u32,
+        /// Initial value of the hash.
+        seed: u32,
+    },
+    /// `iif`: the index of the device that the packet came in by.
+    InputDevice,
+    /// `meta l4proto`: the protocol after IPv6's extension headers.
+    L4Proto,
+    /// `meta time`: wall-clock time, nanoseconds since 1970.
+    Time,
+}
+
+/// What can be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashed {
+    /// A named header field.
+    Field(Field),
+    /// Raw bytes.
+    Raw(RawField),
+}
+
+/// Header fields by their nft names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Field {
+    EtherDaddr,
+    EtherSaddr,
+    IpSaddr,
+    IpDaddr,
+    IpProtocol,
+    Ip6Saddr,
+    Ip6Daddr,
+    ArpSaddrEther,
+    ArpSaddrIp,
+    ArpDaddrIp,
+    IcmpType,
+    Icmpv6Type,
+}
+
+/// A constant to compare with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// An Ethernet address.
+    Mac(MacAddr),
+    /// A value of one byte with the name that nft gives it.
+    Named(u8, &'static str),
+    /// Raw bytes, written as one hexadecimal number.
+    Raw(Vec<u8>),
+    /// Wall-clock time in nanoseconds since 1970. nft's syntax knows whole seconds only: the text has
+    /// it rounded down, the kernel exactly.
+    UnixNs(u64),
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Out of the table, on its way.
+    Accept,
+    /// Nowhere.
+    Drop,
+    /// To another chain, not to return.
+    Goto(String),
+}
+
+impl Family {
+    /// Its name in nft syntax.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
+impl Ruleset {
+    /// The table of that family and name.
+    pub fn table(&self, family: Family, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|t| t.family == family && t.name == name)
+    }
+}
+
+impl Table {
+    /// The set of that name.
+    pub fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|s| s.name == name)
+    }
+
+    /// The chain of that name.
+    pub fn chain(&self, name: &str) -> Option<&Chain> {
+        self.chains.iter().find(|c| c.name == name)
+    }
+}
+
+impl Key {
+    /// The key as nft shows it.
+    pub fn to_nft(&self) -> String {
+        match self {
+            Self::Ipv4(a) => a.to_string(),
+            Self::Ipv6(a) => a.to_string(),
+            Self::Device(name) => format!("\"{name}\""),
+            Self::Slice(n) => n.to_string(),
+            Self::Named(_, name) => (*name).to_owned(),
+            Self::Raw(bytes) => crate::text::hex(bytes),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What is wanted beside what was found, difference by difference.
+
+use std::fmt;
+
+use super::{
+    Error,
+    object::{self, FILTER, POLICY_ACCEPT},
+    read::{Found, FoundChain, FoundRule, FoundSet},
+    transaction::{Resolve, raw_key},
+};
+use crate::model::*;
+
+/// One way in which the kernel's table is not as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Where, in the order of `nft list ruleset`: "table netdev onemac, chain ingress, rule 3".
+    pub place: String,
+    /// What should be there, as nft text; `None` if nothing should.
+    pub wanted: Option<String>,
+    /// What is there, as nft text if it is ours and as kernel expressions if not; `None` if nothing is.
+    pub found: Option<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.wanted, &self.found) {
+            (Some(wanted), Some(found)) => write!(f, "{}: wanted `{wanted}`, found `{found}`", self.place),
+            (Some(wanted), None) => write!(f, "{}: wanted `{wanted}`, but it is missing", self.place),
+            (None, Some(found)) => write!(f, "{}: found `{found}`, which is not wanted", self.place),
+            (None, None) => f.write_str(&self.place),
+        }
+    }
+}
+
+/// Elements named in one difference; the rest is counted.
+const ELEMENTS_SHOWN: usize = 8;
+
+struct Comparison<'a> {
+    resolve: Resolve<'a>,
+    place: String,
+    differences: Vec<Difference>,
+}
+
+/// All differences between the wanted table and the found one.
+pub(super) fn table(
+    wanted: &Table,
+    found: Option<&Found>,
+    resolve: Resolve<'_>,
+) -> Result<Vec<Difference>, Error> {
+    let place = format!("table {} {}", wanted.family.name(), wanted.name);
+    let mut comparison = Comparison { resolve, place, differences: Vec::new() };
+    match found {
+        None => comparison.add("", Some(format!("table {} {}", wanted.family.name(), wanted.name)), None),
+        Some(found) => {
+            comparison.userdata("", &wanted.comment, &wanted.userdata(), &found.userdata);
+            comparison.sets(wanted, found)?;
+            comparison.chains(wanted, found)?;
+        }
+    }
+    Ok(comparison.differences)
+}
+
+impl Comparison<'_> {
+    fn add(&mut self, place: &str, wanted: Option<String>, found: Option<String>) {
+        let place = if place.is_empty() { self.place.clone() } else { format!("{}, {place}", self.place) };
+        self.differences.push(Difference { place, wanted, found });
+    }
+
+    fn unequal(&mut self, place: &str, what: &str, wanted: impl fmt::Display, found: impl fmt::Display) {
+        let (wanted, found) = (wanted.to_string(), found.to_string());
+        if wanted != found {
+            self.add(place, Some(format!("{what} {wanted}")), Some(format!("{what} {found}")));
+        }
+    }
+
+    fn userdata(&mut self, place: &str, comment: &str, wanted: &[u8], found: &[u8]) {
+        if wanted != found {
+            let wanted = format!("comment \"{comment}\"");
+            self.add(place, Some(wanted), Some("another comment or declaration".into()));
+        }
+    }
+
+    fn sets(&mut self, wanted: &Table, found: &Found) -> Result<(), Error> {
+        for set in &wanted.sets {
+            let place = format!("set {}", set.name);
+            match found.sets.iter().find(|f| f.name == set.name) {
+                Some(found) => self.set(&place, set, found)?,
+                None => self.add(&place, Some(format!("set {} {{ {} }}", set.name, set.key.to_nft())), None),
+            }
+        }
+        for set in found.sets.iter().filter(|f| wanted.set(&f.name).is_none()) {
+            self.add(&format!("set {}", set.name), None, Some(format!("set {}", set.name)));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, place: &str, wanted: &Set, found: &FoundSet) -> Result<(), Error> {
+        self.unequal(place, "key type number", wanted.key.number(), found.key_type);
+        self.unequal(place, "key length", wanted.key.len(), found.key_len);
+        self.unequal(place, "flags", wanted.flags(), found.flags);
+        self.unequal(place, "size", wanted.size.unwrap_or(0), found.size.unwrap_or(0));
+        let declaration = format!("{} {}", wanted.key.to_nft(), wanted.comment);
+        self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
+
+        let mut surplus = found.elements.clone();
+        let mut missing = Vec::new();
+        for element in &wanted.elements {
+            let there = surplus.remove(&raw_key(&element.key, wanted.key, self.resolve)?);
+            // That a timed element has gone is what its time is for.
+            if !there && element.timeout.is_none() {
+                missing.push(element.key.to_nft());
+            }
+        }
+        if !missing.is_empty() {
+            self.add(place, Some(format!("elements {}", some_of(&missing))), None);
+        }
+        if !surplus.is_empty() {
+            let surplus: Vec<String> = surplus.iter().map(|key| show_key(wanted.key, key)).collect();
+            self.add(place, None, Some(format!("elements {}", some_of(&surplus))));
+        }
+        Ok(())
+    }
+
+    fn chains(&mut self, wanted: &Table, found: &Found) -> Result<(), Error> {
+        for chain in &wanted.chains {
+            let place = format!("chain {}", chain.name);
+            match found.chains.iter().find(|f| f.name == chain.name) {
+                Some(found) => self.chain(&place, chain, found)?,
+                None => {
+                    let hook = chain.hook.as_ref().map(Hook::to_nft).unwrap_or_default();
+                    self.add(&place, Some(format!("chain {} {{ {hook} }}", chain.name)), None);
+                }
+            }
+        }
+        for chain in found.chains.iter().filter(|f| wanted.chain(&f.name).is_none()) {
+            self.add(&format!("chain {}", chain.name), None, Some(format!("chain {}", chain.name)));
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, place: &str, wanted: &Chain, found: &FoundChain) -> Result<(), Error> {
+        self.userdata(place, &wanted.comment, &wanted.userdata(), &found.userdata);
+        let wanted_hook = wanted.hook.as_ref().map_or("no hook".into(), |h| {
+            format!(
+                "type {} hook {} device {} priority {} policy {POLICY_ACCEPT}",
+                FILTER.to_string_lossy(),
+                h.number(),
+                h.device,
+                h.priority
+            )
+        });
+        let found_hook = found.hook.as_ref().map_or("no hook".into(), |h| {
+            format!(
+                "type {} hook {} device {} priority {} policy {}",
+                h.kind, h.number, h.device, h.priority, h.policy
+            )
+        });
+        self.unequal(place, "", wanted_hook, found_hook);
+
+        let codes: Vec<FoundRule> = wanted.rules.iter().map(expected).collect::<Result<_, _>>()?;
+        // What stands in the same order at the beginning and at the end is taken as the same, so that one
+        // rule that is missing in the middle is one difference.
+        let head = codes.iter().zip(&found.rules).take_while(|(a, b)| a == b).count();
+        let tail = codes[head..]
+            .iter()
+            .rev()
+            .zip(found.rules[head..].iter().rev())
+            .take_while(|(a, b)| a == b)
+            .count();
+        let wanted_rules = &wanted.rules[head..wanted.rules.len() - tail];
+        let found_rules = &found.rules[head..found.rules.len() - tail];
+        for n in 0..wanted_rules.len().max(found_rules.len()) {
+            let wanted_text = wanted_rules.get(n).map(Rule::to_nft);
+            let found_text = found_rules.get(n).map(|rule| rule.code.join("; "));
+            self.add(&format!("{place}, rule {}", head + n + 1), wanted_text, found_text);
+        }
+        Ok(())
+    }
+}
+
+/// The rule as it is going to be found.
+fn expected(rule: &Rule) -> Result<FoundRule, Error> {
+    let code = rule
+        .bytecode()
+        .iter()
+        .map(|code| {
+            let expression = object::expression(code)?;
+            // SAFETY: the expression was just made.
+            Ok(unsafe { object::print(expression.as_ptr()) })
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(FoundRule { code, userdata: rule.userdata() })
+}
+
+/// A found key in the set's own words.
+fn show_key(kind: KeyType, bytes: &[u8]) -> String {
+    let number = || bytes.first_chunk().map(|b| u32::from_ne_bytes(*b));
+    match kind {
+        KeyType::Ipv4 => bytes.first_chunk::<4>().map(|b| std::net::Ipv4Addr::from(*b).to_string()),
+        KeyType::Ipv6 => bytes.first_chunk::<16>().map(|b| std::net::Ipv6Addr::from(*b).to_string()),
+        KeyType::Slice { .. } => number().map(|n| n.to_string()),
+        KeyType::Device => number().map(|n| format!("device with index {n}")),
+        KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
+        KeyType::Raw(_) => None,
+    }
+    .unwrap_or_else(|| crate::text::hex(bytes))
+}
+
+fn some_of(names: &[String]) -> String {
+    let shown = names[..names.len().min(ELEMENTS_SHOWN)].join(", ");
+    match names.len().saturating_sub(ELEMENTS_SHOWN) {
+        0 => format!("{{ {shown} }}"),
+        more => format!("{{ {shown}, and {more} more }}"),
+    }
+}

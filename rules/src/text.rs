@@ -1,0 +1,259 @@
+//! A ruleset as `nft -f` reads it and as people type it.
+//!
+//! The text is the whole transaction: it makes the tables anew in one go, as `netlink` does. Where nft's
+//! syntax can say less than the kernel holds (whole seconds in `meta time`), the text is the stricter one.
+
+use std::fmt::Write;
+
+use crate::model::*;
+
+/// Width to which element lists are filled.
+const COLUMNS: usize = 100;
+
+impl Ruleset {
+    /// The ruleset as text for `nft -f`: replaces an earlier one of the same tables, touches no other.
+    pub fn to_nft(&self) -> String {
+        let mut out = String::new();
+        for table in &self.tables {
+            let name = format!("{} {}", table.family.name(), table.name);
+            out.push_str("# Whatever an earlier run left goes, in the transaction that brings the new.\n");
+            line(&mut out, 0, &format!("table {name}"));
+            line(&mut out, 0, &format!("delete table {name}\n"));
+            line(&mut out, 0, &format!("table {name} {{"));
+            line(&mut out, 1, &format!("comment \"{}\"", table.comment));
+            for set in &table.sets {
+                out.push('\n');
+                set.write(&mut out);
+            }
+            for chain in &table.chains {
+                out.push('\n');
+                chain.write(&mut out);
+            }
+            out.push_str("}\n");
+        }
+        out
+    }
+}
+
+impl Set {
+    fn write(&self, out: &mut String) {
+        line(out, 1, &format!("# {}", self.why));
+        line(out, 1, &format!("set {} {{", self.name));
+        line(out, 2, &self.key.to_nft());
+        if let Some(size) = self.size {
+            line(out, 2, &format!("size {size}"));
+        }
+        if self.timeout {
+            line(out, 2, "flags timeout");
+        }
+        line(out, 2, &format!("comment \"{}\"", self.comment));
+        if !self.elements.is_empty() {
+            out.push_str("\t\telements = { ");
+            let mut width = 16;
+            for (n, element) in self.elements.iter().enumerate() {
+                let text = element.to_nft();
+                if n > 0 && width + text.len() + 2 > COLUMNS {
+                    out.push_str(",\n\t\t             ");
+                    width = 29;
+                } else if n > 0 {
+                    out.push_str(", ");
+                    width += 2;
+                }
+                width += text.len();
+                out.push_str(&text);
+            }
+            out.push_str(" }\n");
+        }
+        line(out, 1, "}");
+    }
+}
+
+impl Chain {
+    fn write(&self, out: &mut String) {
+        line(out, 1, &format!("# {}", self.why));
+        line(out, 1, &format!("chain {} {{", self.name));
+        line(out, 2, &format!("comment \"{}\"", self.comment));
+        if let Some(hook) = &self.hook {
+            line(out, 2, &hook.to_nft());
+        }
+        for rule in &self.rules {
+            line(out, 2, &format!("# {}", rule.why));
+            line(out, 2, &rule.to_nft());
+        }
+        line(out, 1, "}");
+    }
+}
+
+impl Element {
+    /// The element as nft shows it.
+    pub fn to_nft(&self) -> String {
+        match self.timeout {
+            Some(timeout) => format!("{} timeout {}", self.key.to_nft(), duration(timeout.as_millis())),
+            None => self.key.to_nft(),
+        }
+    }
+}
+
+impl KeyType {
+    /// The set's type as nft declares it.
+    pub fn to_nft(self) -> String {
+        match self {
+            Self::Ipv4 => "type ipv4_addr".into(),
+            Self::Ipv6 => "type ipv6_addr".into(),
+            Self::Device => "type iface_index".into(),
+            Self::IcmpType => "type icmp_type".into(),
+            Self::Icmpv6Type => "type icmpv6_type".into(),
+            Self::Slice { of } => format!("typeof numgen inc mod {of}"),
+            Self::Raw(field) => format!("typeof {}", field.to_nft()),
+        }
+    }
+}
+
+impl Hook {
+    /// The line that makes a chain a base chain.
+    pub fn to_nft(&self) -> String {
+        let priority = match self.priority {
+            0 => "filter".into(),
+            other => other.to_string(),
+        };
+        format!(
+            "type filter hook {} device \"{}\" priority {priority}; policy accept;",
+            self.direction.name(),
+            self.device
+        )
+    }
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+impl Rule {
+    /// The rule as people type it.
+    pub fn to_nft(&self) -> String {
+        let mut words: Vec<String> = self.statements.iter().map(Statement::to_nft).collect();
+        if let Some(comment) = &self.comment {
+            words.push(format!("comment \"{comment}\""));
+        }
+        words.join(" ")
+    }
+}
+
+impl Statement {
+    fn to_nft(&self) -> String {
+        match self {
+            Self::Compare(left, op, right) => {
+                let op = match op {
+                    Op::Eq => "",
+                    Op::Ne => "!= ",
+                    Op::Lt => "< ",
+                    Op::Ge => ">= ",
+                };
+                format!("{} {op}{}", left.to_nft(), right.to_nft())
+            }
+            Self::In(left, set) => format!("{} @{set}", left.to_nft()),
+            Self::NotIn(left, set) => format!("{} != @{set}", left.to_nft()),
+            Self::SetMac(field, mac) => format!("{} set {mac}", field.to_nft()),
+            Self::Counter => "counter".into(),
+            Self::Verdict(Verdict::Accept) => "accept".into(),
+            Self::Verdict(Verdict::Drop) => "drop".into(),
+            Self::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),
+        }
+    }
+}
+
+impl Expr {
+    fn to_nft(self) -> String {
+        match self {
+            Self::Field(field) => field.to_nft().into(),
+            Self::Raw(raw) => raw.to_nft(),
+            Self::Jhash { of, modulus, seed } => {
+                let of = match of {
+                    Hashed::Field(field) => field.to_nft().into(),
+                    Hashed::Raw(raw) => raw.to_nft(),
+                };
+                format!("jhash {of} mod {modulus} seed {seed:#x}")
+            }
+            Self::InputDevice => "iif".into(),
+            Self::L4Proto => "meta l4proto".into(),
+            Self::Time => "meta time".into(),
+        }
+    }
+}
+
+impl RawField {
+    /// `@base,offset,length`, both in bits.
+    pub fn to_nft(self) -> String {
+        let base = match self.base {
+            Base::Link => "ll",
+            Base::Network => "nh",
+            Base::Transport => "th",
+        };
+        format!("@{base},{},{}", self.offset * 8, self.len * 8)
+    }
+}
+
+impl Field {
+    /// The field's name in nft syntax.
+    pub fn to_nft(self) -> &'static str {
+        match self {
+            Self::EtherDaddr => "ether daddr",
+            Self::EtherSaddr => "ether saddr",
+            Self::IpSaddr => "ip saddr",
+            Self::IpDaddr => "ip daddr",
+            Self::IpProtocol => "ip protocol",
+            Self::Ip6Saddr => "ip6 saddr",
+            Self::Ip6Daddr => "ip6 daddr",
+            Self::ArpSaddrEther => "arp saddr ether",
+            Self::ArpSaddrIp => "arp saddr ip",
+            Self::ArpDaddrIp => "arp daddr ip",
+            Self::IcmpType => "icmp type",
+            Self::Icmpv6Type => "icmpv6 type",
+        }
+    }
+}
+
+impl Value {
+    fn to_nft(&self) -> String {
+        match self {
+            Self::Mac(mac) => mac.to_string(),
+            Self::Named(_, name) => (*name).to_owned(),
+            Self::Raw(bytes) => hex(bytes),
+            // As a number nft reads seconds since 1970 in every time zone; it lists them as local time.
+            Self::UnixNs(ns) => (ns / 1_000_000_000).to_string(),
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::from("0x");
+    for byte in bytes {
+        // Writing to a String can not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Milliseconds the way nft's scanner wants them: units in falling order, none of them zero.
+fn duration(ms: u128) -> String {
+    let mut text = String::new();
+    let mut rest = ms;
+    for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")] {
+        if rest >= unit {
+            let _ = write!(text, "{}{name}", rest / unit);
+            rest %= unit;
+        }
+    }
+    text
+}
+
+fn line(out: &mut String, depth: usize, text: &str) {
+    out.extend(std::iter::repeat_n('\t', depth));
+    out.push_str(text);
+    out.push('\n');
+}

@@ -1,0 +1,458 @@
+//! From what a host wants to the rules that say so.
+//!
+//! This is the one place that knows why each rule exists. It is a pure function: the same [`Wanted`] gives
+//! the same [`Ruleset`], and nothing is read from the machine. docs/ruleset.md explains the result.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use crate::model::*;
+
+/// Name of the project's table; every object that onemac makes in nftables is inside a table of this name.
+pub const TABLE: &str = "onemac";
+/// Set of the slices whose packets this kernel accepts.
+pub const OWNED: &str = "owned";
+/// Set with the device while the lease runs.
+pub const LEASE: &str = "lease";
+/// Chain that accepts while the lease runs.
+pub const LEASED: &str = "leased";
+
+const VIPS4: &str = "vips4";
+const VIPS6: &str = "vips6";
+const TARGETS6: &str = "targets6";
+const ICMP_ERRORS: &str = "icmp_errors";
+const ND_ANNOUNCING: &str = "nd_announcing";
+
+/// Order among netdev chains: nft's `filter`.
+const PRIORITY: i32 = 0;
+
+/// The target address in a neighbour solicitation or advertisement: 40 bytes of IPv6 header, 8 of ICMPv6
+/// (RFC 4861, 4.3). Counted from the network header, because newer nft rewrites the same bytes counted from
+/// the transport header into a typed field that it then refuses to look up in a set of raw bytes.
+const ND_TARGET: RawField = RawField { base: Base::Network, offset: 48, len: 16 };
+/// The link-layer address in the first option after it (RFC 4861, 4.6.1): 2 bytes of type and length.
+const ND_LINK_ADDRESS: RawField = RawField { base: Base::Network, offset: 66, len: 6 };
+/// Destination of the packet that an ICMP error quotes: 8 bytes of ICMP, then 16 into the quoted IPv4
+/// header. The options of the quoted header come later and do not move it (RFC 792).
+const QUOTED_DADDR: RawField = RawField { base: Base::Transport, offset: 24, len: 4 };
+/// The same for ICMPv6: 8 bytes, then 24 into the quoted header (RFC 4443, RFC 8200).
+const QUOTED_DADDR6: RawField = RawField { base: Base::Transport, offset: 32, len: 16 };
+
+const IPPROTO_ICMP: Value = Value::Named(1, "icmp");
+const IPPROTO_ICMPV6: Value = Value::Named(58, "ipv6-icmp");
+const ND_SOLICIT: Value = Value::Named(135, "nd-neighbor-solicit");
+/// ICMPv6 types below 128 are errors, the others are not (RFC 4443, 2.1); 128 is the echo request.
+const FIRST_ICMPV6_INFORMATIONAL: Value = Value::Named(128, "echo-request");
+
+/// What a host wants its kernel to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The service device, on which the frames for the shared addresses arrive.
+    pub device: String,
+    /// That device's own address: the source that frames are given on the way out.
+    pub device_mac: MacAddr,
+    /// The shared address.
+    pub cluster_mac: MacAddr,
+    /// The shared IP addresses. Order and repetition do not matter.
+    pub vips: Vec<IpAddr>,
+    /// How many slices the client hash space has.
+    pub slices: u32,
+    /// Seed of the hash.
+    pub seed: u32,
+    /// The slices of which this kernel accepts packets.
+    pub owned: BTreeSet<u32>,
+    /// For how long it does; `None` accepts nothing.
+    pub lease: Option<Lease>,
+}
+
+/// Permission to accept, for a limited time. Both limits hold: the first to come ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Counted by the kernel from the commit, whole milliseconds.
+    pub timeout: Duration,
+    /// The same end by the wall clock, nanoseconds since 1970: a renewal that was decided in time and
+    /// committed late must not count from the commit.
+    pub deadline_unix_ns: u64,
+}
+
+/// The rules for what is wanted.
+pub fn ruleset(wanted: &Wanted) -> Ruleset {
+    let plan = Plan::new(wanted);
+    Ruleset {
+        tables: vec![Table {
+            family: Family::Netdev,
+            name: TABLE.into(),
+            comment:
+                "onemac: one MAC address, one IP address, many hosts. Made by the agent; see docs/ruleset.md"
+                    .into(),
+            sets: plan.sets(),
+            chains: plan.chains(),
+        }],
+    }
+}
+
+/// The element of the lease set, and the rules of the chain that looks at it, for one lease.
+pub(crate) fn leased(device: &str, lease: Option<Lease>) -> (Vec<Element>, Vec<Rule>) {
+    let element = lease
+        .map(|l| Element { key: Key::Device(device.into()), timeout: Some(l.timeout) })
+        .into_iter()
+        .collect();
+    let deadline = lease.map_or(0, |l| l.deadline_unix_ns);
+    let rules = vec![
+        rule(
+            "Without a lease nothing is accepted: an agent that is dead, hung or stopped renews nothing.",
+            "no lease: silent",
+            vec![Statement::NotIn(Expr::InputDevice, LEASE.into()), drop()],
+        ),
+        rule(
+            "The same end by the wall clock, for a renewal that was decided in time but committed late.",
+            "lease ended by the clock",
+            vec![Statement::Compare(Expr::Time, Op::Ge, Value::UnixNs(deadline)), drop()],
+        ),
+        rule("The client is ours: deliver.", "ours", vec![Statement::Verdict(Verdict::Accept)]),
+    ];
+    (element, rules)
+}
+
+/// [`Wanted`] with the addresses sorted out.
+struct Plan<'a> {
+    wanted: &'a Wanted,
+    vips4: BTreeSet<Ipv4Addr>,
+    vips6: BTreeSet<Ipv6Addr>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        let mut plan = Self { wanted, vips4: BTreeSet::new(), vips6: BTreeSet::new() };
+        for vip in &wanted.vips {
+            match vip {
+                IpAddr::V4(v4) => plan.vips4.insert(*v4),
+                IpAddr::V6(v6) => plan.vips6.insert(*v6),
+            };
+        }
+        plan
+    }
+
+    fn sets(&self) -> Vec<Set> {
+        let mut sets = Vec::new();
+        if !self.vips4.is_empty() {
+            let vips = self.vips4.iter().map(|a| Key::Ipv4(*a)).collect();
+            sets.push(fixed(
+                VIPS4,
+                KeyType::Ipv4,
+                vips,
+                "shared IPv4 addresses",
+                "The shared IPv4 addresses.",
+            ));
+            let errors = vec![
+                Key::Named(3, "destination-unreachable"),
+                Key::Named(11, "time-exceeded"),
+                Key::Named(12, "parameter-problem"),
+            ];
+            let why = "ICMP messages that quote the packet they are about.";
+            sets.push(fixed(ICMP_ERRORS, KeyType::IcmpType, errors, "these quote a packet", why));
+        }
+        if !self.vips6.is_empty() {
+            let vips = self.vips6.iter().map(|a| Key::Ipv6(*a)).collect();
+            sets.push(fixed(
+                VIPS6,
+                KeyType::Ipv6,
+                vips,
+                "shared IPv6 addresses",
+                "The shared IPv6 addresses.",
+            ));
+            let targets = self.vips6.iter().map(|a| Key::Raw(a.octets().to_vec())).collect();
+            let why = "The same as raw bytes: nft 1.0.6 has no name for the target of a solicitation.";
+            sets.push(fixed(TARGETS6, KeyType::Raw(ND_TARGET), targets, "vips6 as raw bytes", why));
+            let announcing =
+                vec![Key::Named(135, "nd-neighbor-solicit"), Key::Named(136, "nd-neighbor-advert")];
+            let why = "Neighbour discovery messages that tell others a link-layer address.";
+            sets.push(fixed(
+                ND_ANNOUNCING,
+                KeyType::Icmpv6Type,
+                announcing,
+                "these announce a MAC address",
+                why,
+            ));
+        }
+        sets.push(Set {
+            name: OWNED.into(),
+            key: KeyType::Slice { of: self.wanted.slices },
+            size: Some(self.wanted.slices),
+            timeout: false,
+            comment: "slices of the client space that this host answers".into(),
+            why: format!(
+                "The slices (of {}) whose clients are this host's. A size and no timeouts: a fixed hash.",
+                self.wanted.slices
+            ),
+            elements: self
+                .wanted
+                .owned
+                .iter()
+                .map(|n| Element { key: Key::Slice(*n), timeout: None })
+                .collect(),
+        });
+        sets.push(Set {
+            name: LEASE.into(),
+            key: KeyType::Device,
+            // No size: elements that have expired count until the kernel sweeps them out.
+            size: None,
+            timeout: true,
+            comment: "empty: this host answers nobody; the agent renews it".into(),
+            why: "The device, for as long as the agent goes on renewing it.".into(),
+            elements: leased(&self.wanted.device, self.wanted.lease).0,
+        });
+        sets
+    }
+
+    fn chains(&self) -> Vec<Chain> {
+        let mut chains = vec![self.ingress()];
+        if !self.vips4.is_empty() {
+            chains.push(self.vip4());
+        }
+        if !self.vips6.is_empty() {
+            chains.push(self.vip6());
+        }
+        chains.push(Chain {
+            name: LEASED.into(),
+            hook: None,
+            comment: "for this host's clients: accept while the lease runs".into(),
+            why: "What belongs to this host, if it may still act. Only accepted packets pay for these."
+                .into(),
+            rules: leased(&self.wanted.device, self.wanted.lease).1,
+        });
+        chains.push(self.egress());
+        chains
+    }
+
+    fn ingress(&self) -> Chain {
+        let mut rules = Vec::new();
+        if !self.vips4.is_empty() {
+            rules.push(rule(
+                "Another host's client: drop at the first look. ICMP needs a second look, see vip4.",
+                "another host's client",
+                vec![
+                    Statement::In(Expr::Field(Field::IpDaddr), VIPS4.into()),
+                    Statement::Compare(Expr::Field(Field::IpProtocol), Op::Ne, IPPROTO_ICMP),
+                    self.not_owned(Hashed::Field(Field::IpSaddr)),
+                    drop(),
+                ],
+            ));
+            rules.push(rule(
+                "What is left for a shared address: this host's clients, and ICMP.",
+                "",
+                vec![Statement::In(Expr::Field(Field::IpDaddr), VIPS4.into()), goto("vip4")],
+            ));
+        }
+        if !self.vips6.is_empty() {
+            rules.push(rule(
+                "The same for IPv6. l4proto looks behind extension headers.",
+                "another host's client",
+                vec![
+                    Statement::In(Expr::Field(Field::Ip6Daddr), VIPS6.into()),
+                    Statement::Compare(Expr::L4Proto, Op::Ne, IPPROTO_ICMPV6),
+                    self.not_owned(Hashed::Field(Field::Ip6Saddr)),
+                    drop(),
+                ],
+            ));
+            rules.push(rule(
+                "What is left for a shared address: this host's clients, and ICMPv6.",
+                "",
+                vec![Statement::In(Expr::Field(Field::Ip6Daddr), VIPS6.into()), goto("vip6")],
+            ));
+        }
+        if !self.vips4.is_empty() {
+            let asked = Statement::In(Expr::Field(Field::ArpDaddrIp), VIPS4.into());
+            rules.push(rule(
+                "Who has the shared address? The owner of the asker's slice answers, nobody else.",
+                "another host answers this ARP request",
+                vec![asked.clone(), self.not_owned(Hashed::Field(Field::ArpSaddrIp)), drop()],
+            ));
+            rules.push(rule("And it answers only under its lease.", "", vec![asked, goto(LEASED)]));
+        }
+        if !self.vips6.is_empty() {
+            let asked = [
+                Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Eq, ND_SOLICIT),
+                Statement::In(Expr::Raw(ND_TARGET), TARGETS6.into()),
+            ];
+            let judge = [self.not_owned(Hashed::Field(Field::Ip6Saddr)), drop()];
+            rules.push(rule(
+                "The same for IPv6: solicitations for a shared address, sent to its multicast group.",
+                "another host answers this solicitation",
+                asked.iter().chain(&judge).cloned().collect(),
+            ));
+            rules.push(rule(
+                "And it answers only under its lease.",
+                "",
+                asked.into_iter().chain([goto(LEASED)]).collect(),
+            ));
+        }
+        rules.push(rule(
+            "Nothing else may come in by the shared MAC: hosts that forward would forward it once each.",
+            "not for a shared address",
+            vec![
+                Statement::Compare(
+                    Expr::Field(Field::EtherDaddr),
+                    Op::Eq,
+                    Value::Mac(self.wanted.cluster_mac),
+                ),
+                Statement::Counter,
+                drop(),
+            ],
+        ));
+        Chain {
+            name: "ingress".into(),
+            hook: Some(self.hook(Direction::Ingress)),
+            comment: "every frame in: drop what is another host's".into(),
+            why: "Every frame that the service device receives, before routing and conntrack.".into(),
+            rules,
+        }
+    }
+
+    fn vip4(&self) -> Chain {
+        let proto = Statement::Compare(Expr::Field(Field::IpProtocol), Op::Ne, IPPROTO_ICMP);
+        let error = Statement::In(Expr::Field(Field::IcmpType), ICMP_ERRORS.into());
+        Chain {
+            name: "vip4".into(),
+            hook: None,
+            comment: "for a shared IPv4 address: this host's clients, and ICMP".into(),
+            why: "For a shared IPv4 address; what is not ICMP has been judged already.".into(),
+            rules: self.second_look(proto, error, QUOTED_DADDR, Field::IpSaddr),
+        }
+    }
+
+    fn vip6(&self) -> Chain {
+        let proto = Statement::Compare(Expr::L4Proto, Op::Ne, IPPROTO_ICMPV6);
+        let error = Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Lt, FIRST_ICMPV6_INFORMATIONAL);
+        Chain {
+            name: "vip6".into(),
+            hook: None,
+            comment: "for a shared IPv6 address: this host's clients, and ICMPv6".into(),
+            why: "For a shared IPv6 address; what is not ICMPv6 has been judged already.".into(),
+            rules: self.second_look(proto, error, QUOTED_DADDR6, Field::Ip6Saddr),
+        }
+    }
+
+    /// The rules of `vip4` and `vip6`. A rule whose bytes can not be read does not match, so a fragment or
+    /// a cut-off quotation falls through to the rule that judges by source.
+    fn second_look(
+        &self,
+        not_icmp: Statement,
+        error: Statement,
+        quoted: RawField,
+        saddr: Field,
+    ) -> Vec<Rule> {
+        vec![
+            rule("Judged by its source in ingress.", "", vec![not_icmp, goto(LEASED)]),
+            rule(
+                "An error comes from any router: the client is the destination of the packet it quotes.",
+                "error about this host's client",
+                vec![error.clone(), self.owned(Hashed::Raw(quoted)), goto(LEASED)],
+            ),
+            rule(
+                "And if that is another host's client, the error is for that host.",
+                "error about another host's client",
+                vec![error, self.not_owned(Hashed::Raw(quoted)), drop()],
+            ),
+            rule(
+                "Echo requests, fragments, errors without a readable quotation: by their source.",
+                "another host's client",
+                vec![self.not_owned(Hashed::Field(saddr)), drop()],
+            ),
+            rule("The rest is this host's.", "", vec![goto(LEASED)]),
+        ]
+    }
+
+    fn egress(&self) -> Chain {
+        let cluster_mac = Value::Mac(self.wanted.cluster_mac);
+        let mut rules = Vec::new();
+        if !self.vips4.is_empty() {
+            rules.push(rule(
+                "Guard: a shared address is never announced with this host's own MAC.",
+                "guard: wrong MAC announced",
+                vec![
+                    Statement::In(Expr::Field(Field::ArpSaddrIp), VIPS4.into()),
+                    Statement::Compare(Expr::Field(Field::ArpSaddrEther), Op::Ne, cluster_mac.clone()),
+                    Statement::Counter,
+                    drop(),
+                ],
+            ));
+        }
+        if !self.vips6.is_empty() {
+            rules.push(rule(
+                "The same guard for neighbour discovery: the link-layer address in its first option.",
+                "guard: wrong MAC announced",
+                vec![
+                    Statement::In(Expr::Field(Field::Icmpv6Type), ND_ANNOUNCING.into()),
+                    Statement::In(Expr::Field(Field::Ip6Saddr), VIPS6.into()),
+                    Statement::Compare(
+                        Expr::Raw(ND_LINK_ADDRESS),
+                        Op::Ne,
+                        Value::Raw(self.wanted.cluster_mac.0.to_vec()),
+                    ),
+                    Statement::Counter,
+                    drop(),
+                ],
+            ));
+        }
+        rules.push(rule(
+            "The mask: no frame leaves with the shared MAC as its source, or the switch learns where it is.",
+            "mask the shared MAC",
+            vec![
+                Statement::Compare(Expr::Field(Field::EtherSaddr), Op::Eq, cluster_mac),
+                Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
+            ],
+        ));
+        Chain {
+            name: "egress".into(),
+            hook: Some(self.hook(Direction::Egress)),
+            comment: "every frame out: the switch must not learn the shared MAC".into(),
+            why: "Every frame that the service device sends, after everything else.".into(),
+            rules,
+        }
+    }
+
+    fn hook(&self, direction: Direction) -> Hook {
+        Hook { direction, device: self.wanted.device.clone(), priority: PRIORITY }
+    }
+
+    fn jhash(&self, of: Hashed) -> Expr {
+        Expr::Jhash { of, modulus: self.wanted.slices, seed: self.wanted.seed }
+    }
+
+    fn owned(&self, of: Hashed) -> Statement {
+        Statement::In(self.jhash(of), OWNED.into())
+    }
+
+    fn not_owned(&self, of: Hashed) -> Statement {
+        Statement::NotIn(self.jhash(of), OWNED.into())
+    }
+}
+
+fn fixed(name: &str, key: KeyType, keys: Vec<Key>, comment: &str, why: &str) -> Set {
+    Set {
+        name: name.into(),
+        key,
+        size: Some(keys.len() as u32),
+        timeout: false,
+        comment: comment.into(),
+        why: why.into(),
+        elements: keys.into_iter().map(|key| Element { key, timeout: None }).collect(),
+    }
+}
+
+fn rule(why: &str, comment: &str, statements: Vec<Statement>) -> Rule {
+    let comment = (!comment.is_empty()).then(|| comment.to_owned());
+    Rule { why: why.into(), comment, statements }
+}
+
+fn drop() -> Statement {
+    Statement::Verdict(Verdict::Drop)
+}
+
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.into()))
+}

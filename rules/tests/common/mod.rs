@@ -1,0 +1,122 @@
+//! A network namespace of its own for a test, and the wanted states that the tests share.
+
+#![allow(dead_code)]
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    net::IpAddr,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use onemac_rules::{Lease, MacAddr, Wanted};
+
+/// Name of the service device in the namespace.
+pub const DEVICE: &str = "eth0";
+
+/// Runs the test in a thread with a new network namespace that has [`DEVICE`]. It goes with the thread.
+///
+/// Fails without root: these tests have nothing to say then, and saying nothing would look like success.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let result = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("a network namespace of its own for the test: run the tests as root");
+        run("ip", &["link", "add", DEVICE, "type", "veth", "peer", "name", "far"]);
+        run("ip", &["link", "set", DEVICE, "up"]);
+        test();
+    })
+    .join();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a program in the namespace of the thread; returns what it wrote, fails if it fails.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    try_run(program, arguments).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}"))
+}
+
+/// The same, for programs that may fail.
+pub fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Loads a text with `nft -f`; further options stand before it.
+pub fn nft_load(text: &str, options: &[&str]) -> Result<String, String> {
+    let mut child = Command::new("nft")
+        .args(options)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    child.stdin.take().unwrap().write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(format!("{}\n{said}{}\n{text}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// `nft list ruleset` without what differs from one moment to the next: how long elements still live.
+pub fn listing() -> String {
+    let text = run("nft", &["list", "ruleset"]);
+    let mut words = Vec::new();
+    for line in text.lines() {
+        let mut rest = line;
+        let mut kept = String::new();
+        while let Some(at) = rest.find(" expires ") {
+            kept.push_str(&rest[..at]);
+            rest = rest[at + 9..].trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        }
+        kept.push_str(rest);
+        words.push(kept);
+    }
+    words.join("\n")
+}
+
+/// A host with these addresses that owns every third slice and holds a long lease.
+pub fn wanted(vips: &[&str]) -> Wanted {
+    Wanted {
+        device: DEVICE.into(),
+        device_mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+        cluster_mac: MacAddr([0x02, 0xbf, 192, 0, 2, 53]),
+        vips: vips.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect(),
+        slices: 64,
+        seed: 0x5eed_0dec,
+        owned: (0..64).step_by(3).collect(),
+        lease: Some(lease()),
+    }
+}
+
+/// A lease that outlives any test, until the end of 2096.
+pub fn lease() -> Lease {
+    Lease { timeout: Duration::from_secs(3600), deadline_unix_ns: 4_007_750_399_123_456_789 }
+}
+
+/// The cases whose text is kept in tests/golden.
+pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
+    let many: Vec<String> = (1..=24)
+        .map(|n| format!("198.51.100.{n}"))
+        .chain((1..=8).map(|n| format!("2001:db8:0:{n}::53")))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    vec![
+        ("v4", Wanted { lease: None, owned: BTreeSet::new(), ..wanted(&["192.0.2.53"]) }),
+        ("v4-v6", wanted(&["192.0.2.53", "2001:db8::53"])),
+        ("v6", wanted(&["2001:db8::53"])),
+        ("32-vips", Wanted { slices: 1024, owned: (0..1024).step_by(4).collect(), ..wanted(&many) }),
+    ]
+}
