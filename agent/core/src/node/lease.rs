@@ -9,7 +9,6 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use super::{Action, Node, Phase};
-use crate::report::HostState;
 use crate::time::Time;
 
 /// After so many heartbeats without a word a peer's acknowledgements are no longer waited for.
@@ -25,6 +24,8 @@ pub(super) struct Lease {
     published: VecDeque<(u64, Time)>,
     /// The moment from which the kernel's lease runs.
     basis: Option<Time>,
+    /// When this host last woke from a sleep of more than two heartbeats.
+    pub(super) woke: Option<Time>,
 }
 
 impl Lease {
@@ -70,12 +71,18 @@ impl Node {
         let silence = self.timing.heartbeat * SILENCE;
         let mut basis = self.lease.last_sent?;
         for peer in self.peers.values() {
-            let takes_part = matches!(peer.report.state, HostState::Serving | HostState::Leaving);
-            if !peer.alive || !takes_part || now.since(peer.heard) > silence {
+            if !peer.alive || now.since(peer.heard) > silence {
                 continue;
             }
             let heard = peer.report.heard.get(&self.me);
-            let ours = heard.filter(|stamp| stamp.incarnation == self.stamp.incarnation)?;
+            let Some(ours) = heard.filter(|stamp| stamp.incarnation == self.stamp.incarnation) else {
+                // Who has never heard us may be deaf, and must not silence the whole cluster by that. But
+                // if it is we who slept, it had no chance to hear us, and may be about to take over.
+                if self.lease.woke.is_some_and(|woke| now.since(woke) < self.timing.expiry()) {
+                    return None;
+                }
+                continue;
+            };
             basis = basis.min(self.lease.time_of(ours.seq)?);
         }
         Some(basis)

@@ -70,6 +70,9 @@ impl Node {
     /// its sockets, or on the way because both sides slept.
     pub(super) fn excuse(&mut self, gap: Duration) {
         let slept = gap.saturating_sub(self.timing.heartbeat);
+        if slept > self.timing.heartbeat {
+            self.lease.woke = Some(self.last_step);
+        }
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
         }

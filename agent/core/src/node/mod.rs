@@ -357,7 +357,8 @@ impl Node {
     fn publish(&mut self, to: Recipients) {
         self.stamp.seq += 1;
         self.lease.published(self.stamp.seq, self.last_step, self.timing.lease);
-        let heard = self.peers.iter().filter(|(_, p)| p.alive).map(|(n, p)| (n.clone(), p.report.stamp));
+        // Also of those that are gone: one that comes back must see that we stopped hearing it.
+        let heard = self.peers.iter().map(|(n, p)| (n.clone(), p.report.stamp));
         let report = Report {
             host: self.me.clone(),
             stamp: self.stamp,
