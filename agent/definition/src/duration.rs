@@ -73,8 +73,18 @@ pub(crate) fn parse(text: &str) -> Result<Duration, NotADuration> {
     Ok(Duration::from_millis(u64::try_from(scaled / scale).unwrap_or(u64::MAX)))
 }
 
+/// The ways to complete a bare number with a unit that `fits` accepts.
+pub(crate) fn with_units(number: &str, fits: impl Fn(Duration) -> bool) -> Vec<String> {
+    let complete = |(unit, _): &(&str, u64)| format!("{number}{unit}");
+    UNITS.iter().rev().map(complete).filter(|text| parse(text).is_ok_and(&fits)).collect()
+}
+
 fn right_unit(number: &str, unit: &str) -> Option<String> {
     let bare = unit.trim().to_ascii_lowercase();
+    if matches!(bare.as_str(), "d" | "day" | "days") {
+        let hours = number.parse::<u16>().ok()?.checked_mul(24)?;
+        return Some(format!("{hours}h"));
+    }
     let known = UNITS.iter().map(|(name, _)| *name).find(|name| *name == bare);
     let meant = OTHER_UNITS.iter().find(|(other, _)| *other == bare).map(|(_, right)| *right);
     known.or(meant).map(|right| format!("{number}{right}"))
@@ -129,7 +139,8 @@ mod tests {
             ("100 ms", unit("100ms")),
             ("5min", unit("5m")),
             ("2S", unit("2s")),
-            ("3d", NotADuration::Unit { right: None }),
+            ("3d", unit("72h")),
+            ("3us", NotADuration::Unit { right: None }),
             ("0.5ms", NotADuration::TooFine),
             ("0.0000000001h", NotADuration::TooFine),
             ("", NotADuration::NoNumber),

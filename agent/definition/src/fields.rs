@@ -8,6 +8,9 @@ use crate::schema::{self, Key, Section};
 use crate::slot::Slot;
 use crate::tree::{Node, Value};
 
+/// YAML 1.1's key that copies another mapping; what it would bring does not count as missing.
+const MERGE_KEY: &str = "<<";
+
 /// The known keys of a mapping.
 pub(crate) struct Fields<'n> {
     /// Where the mapping begins.
@@ -36,11 +39,12 @@ impl<'n> Fields<'n> {
         };
         let mut fields = Self { at: slot.node.at, section, slots: HashMap::new() };
         let unknown = fields.take_known(entries, sink);
+        let merges = unknown.iter().any(|(name, ..)| *name == MERGE_KEY);
         for (name, key_at, node) in unknown {
             fields.unknown(name, key_at, node, sink);
         }
         for key in section.keys {
-            if key.required && !fields.slots.contains_key(key.name) {
+            if key.required && !merges && !fields.slots.contains_key(key.name) {
                 fields.missing(key, sink);
             }
         }
@@ -115,7 +119,7 @@ impl<'n> Fields<'n> {
             }
         } else if !elsewhere.is_empty() {
             draft.hint(format!("it belongs {}", elsewhere.join(" or ")));
-        } else if name == "<<" {
+        } else if name == MERGE_KEY {
             draft.hint("merge keys are not understood; write the keys out");
         } else if let Some((right, place)) = near_elsewhere(name, here) {
             draft.hint(format!("did you mean `{right}`, which belongs {place}?"));

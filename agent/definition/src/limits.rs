@@ -5,7 +5,7 @@
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 /// YAML nodes after aliases have been written out, so that an alias bomb ends early.
 pub const MAX_NODES: usize = 100_000;
-/// Levels of nested lists and mappings; the deepest right definition has seven.
+/// Levels of nested lists and mappings; the deepest right definition has six.
 pub const MAX_DEPTH: usize = 32;
 /// Shared addresses.
 pub const MAX_VIPS: usize = 64;

@@ -181,7 +181,8 @@ pub struct Backends {
 pub struct Server {
     /// Its address.
     pub address: IpAddr,
-    /// Its port where that differs from the service's; with `nat` only.
+    /// Its port where that differs from the service's. Only `nat` rewrites ports; with another method
+    /// [`Definition::not_yet`] names it.
     pub port: Option<u16>,
     /// Its share in proportion to the others', 0 to 65,535; 0 gets nothing new.
     pub weight: u16,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Where something stands: line and column (both from 1, columns in characters) and how many
-/// characters it takes on that line.
+/// characters it takes on that line; 0 for the file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Pos {
     pub(crate) line: usize,
@@ -12,8 +12,8 @@ pub(crate) struct Pos {
 }
 
 impl Pos {
-    /// The very beginning, for problems of the file as a whole.
-    pub(crate) const START: Self = Self { line: 1, column: 1, width: 1 };
+    /// The file as a whole: its beginning, without a line to show.
+    pub(crate) const FILE: Self = Self { line: 1, column: 1, width: 0 };
 }
 
 /// One thing that is wrong with a definition.
@@ -125,7 +125,7 @@ impl Draft {
     }
 
     pub(crate) fn did_you_mean(&mut self, right: impl fmt::Display) -> &mut Self {
-        self.hint(format!("did you mean `{right}`?"))
+        self.hint(format!("did you mean {}?", shown(&right.to_string())))
     }
 }
 
@@ -153,7 +153,7 @@ impl Sink {
         if drafts.is_empty() {
             // Reached only if a reader gave up without saying why: say so instead of accepting.
             drafts.push(Draft {
-                at: Pos::START,
+                at: Pos::FILE,
                 what: "the definition could not be read, and the reason got lost".to_owned(),
                 expected: None,
                 hint: Some("please report this file".to_owned()),
@@ -179,12 +179,12 @@ const EXCERPT_WIDTH: usize = 96;
 /// The line under a message, with a mark under the place; empty for a line without text. Long lines
 /// are cut around the place; control characters never reach a terminal.
 fn excerpt(lines: &[&str], at: Pos) -> String {
-    let Some(line) = lines.get(at.line.saturating_sub(1)).filter(|line| !line.trim().is_empty()) else {
-        return String::new();
-    };
+    let line = lines.get(at.line.saturating_sub(1)).filter(|line| at.width > 0 && !line.trim().is_empty());
+    let Some(line) = line else { return String::new() };
     let line = if at.line == 1 { line.trim_start_matches('\u{feff}') } else { line };
     let place = at.column.saturating_sub(1);
-    let first = place.saturating_sub(EXCERPT_WIDTH / 2);
+    let length = line.chars().count();
+    let first = place.saturating_sub(EXCERPT_WIDTH / 2).min(length.saturating_sub(EXCERPT_WIDTH));
     let shown: String = line
         .chars()
         .skip(first)
@@ -206,7 +206,7 @@ fn is_format(c: char) -> bool {
 
 /// A value as messages show it: in backticks, cut, without anything that a terminal would obey.
 pub(crate) fn shown(text: &str) -> String {
-    const MOST: usize = 48;
+    const MOST: usize = 64;
     let mut short = String::new();
     for (i, c) in text.chars().enumerate() {
         if i == MOST {
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_value_can_not_speak_to_the_terminal() {
         assert_eq!(shown("a\u{1b}[31mb"), "`a\\u{1b}[31mb`");
-        assert_eq!(shown(&"x".repeat(60)), format!("`{}…`", "x".repeat(48)));
+        assert_eq!(shown(&"x".repeat(70)), format!("`{}…`", "x".repeat(64)));
         let line = format!("{}\u{1b}[31m{}", "a".repeat(100), "b".repeat(100));
         let cut = excerpt(&[&line], Pos { line: 1, column: 101, width: 500 });
         assert!(!cut.contains('\u{1b}'), "{cut}");

@@ -63,7 +63,6 @@ pub(crate) static TOP: Section = Section {
         ("address", "vips"),
         ("mac_address", "mac"),
         ("link_mode", "link"),
-        ("mode", "link"),
         ("timers", "timing"),
         ("timeouts", "timing"),
         ("nodes", "hosts"),

@@ -121,8 +121,13 @@ impl<'n> Slot<'n> {
                 self.wrong_text(sink, text);
             }
             Err(NotADuration::NoUnit) => {
-                self.wrong(sink, format_args!("is {} without a unit", shown(text)))
-                    .hint(format!("add `ms`, `s`, `m` or `h`: `{text}ms`, `{text}s`"));
+                let fits = duration::with_units(text, |duration| range.contains(&duration));
+                let draft = self.wrong(sink, format_args!("is {} without a unit", shown(text)));
+                if fits.is_empty() {
+                    draft.hint("add `ms`, `s`, `m` or `h`");
+                } else {
+                    draft.hint(format!("did you mean `{}`?", fits.join("` or `")));
+                }
             }
             Err(NotADuration::TooFine) => {
                 self.wrong(sink, format_args!("is {}, not a whole number of milliseconds", shown(text)));
@@ -145,13 +150,16 @@ impl<'n> Slot<'n> {
             let draft = self.wrong_text(sink, text);
             if let Some(right) = bare_address(text) {
                 draft.did_you_mean(right);
+            } else if looks_like_a_name(text) {
+                draft.hint("names are not looked up; write the address");
             }
             return None;
         };
         Some(address)
     }
 
-    /// A list that is not empty and has at most `most` entries, as slots labelled "an entry of …".
+    /// A list that is not empty, as slots labelled "an entry of …". Of one with more than `most` entries
+    /// only so many are read: readers may compare each entry with every other.
     pub(crate) fn list(
         &self,
         entry_expected: &'static str,
@@ -166,7 +174,8 @@ impl<'n> Slot<'n> {
             }
             Value::Scalar { text, .. } => {
                 let draft = self.wrong_text(sink, text);
-                if !text.contains([',', ' ', '\n', '"']) {
+                let one_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '/');
+                if text.len() < 64 && text.chars().all(one_word) {
                     let quotes = if text.contains(':') { "\"" } else { "" };
                     draft.hint(format!("write it as a list: `[{quotes}{text}{quotes}]`"));
                 }
@@ -190,8 +199,14 @@ impl<'n> Slot<'n> {
             at: node.at,
             node,
         };
-        Some(items.iter().map(slot).collect())
+        Some(items.iter().take(most).map(slot).collect())
     }
+}
+
+/// Whether a user would call it a host name.
+pub(crate) fn looks_like_a_name(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
 }
 
 /// `fe80::` without quotes is a key with a lost value to YAML.

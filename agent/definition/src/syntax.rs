@@ -5,19 +5,55 @@ use serde_yaml::granit_parser::{ErrorKind, ScanError};
 use crate::limits::MAX_DEPTH;
 use crate::problem::{Pos, Sink};
 
-/// Reports one syntax error.
-pub(crate) fn report(error: &ScanError, text: &str, sink: &mut Sink) {
+/// Reports one syntax error. `unclosed` is the place of a bracket that was open when it happened.
+pub(crate) fn report(error: &ScanError, unclosed: Option<Pos>, text: &str, sink: &mut Sink) {
     let mark = error.marker();
     let at = Pos { line: mark.line().max(1), column: mark.col() + 1, width: 1 };
-    let line = text.lines().nth(at.line - 1).unwrap_or_default();
     let (what, expected) = told(error.kind());
     let draft = sink.report(at, what);
     if let Some(expected) = expected {
         draft.expected(expected);
     }
-    if let Some(hint) = hint(line) {
+    if let Some(hint) = hint(error.kind(), at, unclosed, text) {
         draft.hint(hint);
     }
+}
+
+/// Where to look, since YAML notices many mistakes only lines after they were made.
+fn hint(kind: &ErrorKind, at: Pos, unclosed: Option<Pos>, text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().take(at.line).collect();
+    let (line, before) = lines.split_last()?;
+    if line.contains("]:") && !line.contains("\"[") && !line.contains("'[") {
+        return Some("an IPv6 address with a port needs quotes: `\"[2001:db8::11]:7946\"`".to_owned());
+    }
+    if let Some(open) = unclosed.filter(|open| open.line < at.line) {
+        return Some(format!(
+            "the bracket on line {} is still open here: is its end or a quotation mark missing?",
+            open.line
+        ));
+    }
+    if matches!(
+        kind,
+        ErrorKind::InvalidTrailingDoubleQuotedScalar | ErrorKind::InvalidTrailingSingleQuotedScalar
+    ) && line.chars().take(at.column - 1).filter(|c| matches!(c, '"' | '\'')).count() == 1
+    {
+        return Some("the text began on a line before: is a quotation mark missing there?".to_owned());
+    }
+    let is_pair =
+        |line: &str| line.contains(": ") || line.ends_with(':') || line.trim_start().starts_with("- ");
+    let previous = before
+        .iter()
+        .map(|line| line.trim_end())
+        .rfind(|line| !line.is_empty() && !line.trim_start().starts_with('#'))?;
+    if matches!(
+        kind,
+        ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidSimpleKey | ErrorKind::SimpleKeyExpected
+    ) && line.matches(": ").count() < 2
+        && !is_pair(previous)
+    {
+        return Some("the line before is no `key: value`: is its `: ` missing?".to_owned());
+    }
+    None
 }
 
 fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
@@ -32,6 +68,13 @@ fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
             ("a byte order mark (U+FEFF) inside the text", Some("it at the very beginning, or nowhere"))
         }
         E::UnclosedQuotedScalar => ("a quotation mark that is never closed", None),
+        E::InvalidQuotedScalarIndent | E::DocumentIndicatorInQuotedScalar => (
+            "a text in quotes is still open at this line",
+            Some("its closing quotation mark on a line before"),
+        ),
+        E::MissingAnchorOrAliasName => {
+            ("a value can not begin with `*` or `&`", Some("a value in quotes, or another one"))
+        }
         E::UnclosedFlowCollection { open } => {
             return (format!("`{open}` is never closed"), Some("its closing bracket"));
         }
@@ -46,7 +89,10 @@ fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
         E::ExpectedFlowSequenceSeparator => ("this does not continue the list", Some("`,` or `]`")),
         E::ExpectedFlowMappingSeparator => ("this does not continue the mapping", Some("`,` or `}`")),
         E::RecursionLimitExceeded => {
-            return (format!("lists and mappings nested more than {MAX_DEPTH} deep"), Some("at most that"));
+            return (
+                format!("lists and mappings nested {MAX_DEPTH} deep"),
+                Some("at most the 6 levels that a definition has"),
+            );
         }
         E::UnknownAnchor => ("an alias (`*name`) of an anchor (`&name`) that is not there", None),
         E::MappingValueNotAllowed | E::InvalidColonPlacement | E::InvalidMappingValueWhitespace => (
@@ -79,12 +125,4 @@ fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
         other => return (format!("not valid YAML: {other}"), None),
     };
     (what.to_owned(), expected)
-}
-
-/// What mostly stands on a line that YAML refuses.
-fn hint(line: &str) -> Option<&'static str> {
-    if line.contains("]:") && !line.contains("\"[") && !line.contains("'[") {
-        return Some("an IPv6 address with a port needs quotes: `\"[2001:db8::11]:7946\"`");
-    }
-    None
 }

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use serde_yaml::granit_parser::{Event, Options, Parser, ScalarStyle, Span};
+use serde_yaml::granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle};
 
 use crate::limits::{MAX_DEPTH, MAX_NODES, MAX_TEXT_BYTES};
-use crate::problem::{Pos, Sink};
+use crate::problem::{Pos, Sink, shown};
 use crate::syntax;
 
 /// One value of the file.
@@ -34,7 +34,7 @@ pub(crate) enum Value {
 /// has put a problem into `sink`.
 pub(crate) fn build(text: &str, sink: &mut Sink) -> Option<Node> {
     if text.len() > MAX_TEXT_BYTES {
-        sink.report(Pos::START, format!("the file has {} bytes", text.len()))
+        sink.report(Pos::FILE, format!("the file has {} bytes", text.len()))
             .expected(format!("at most {MAX_TEXT_BYTES}"));
         return None;
     }
@@ -50,7 +50,7 @@ pub(crate) fn build(text: &str, sink: &mut Sink) -> Option<Node> {
             Err(error) => {
                 // What came before is not trustworthy either: a lost quote swallows whole sections.
                 *sink = Sink::default();
-                syntax::report(&error, text, sink);
+                syntax::report(&error, builder.unclosed(), text, sink);
                 return None;
             }
             Ok((Event::DocumentStart(..), span)) => {
@@ -68,7 +68,7 @@ pub(crate) fn build(text: &str, sink: &mut Sink) -> Option<Node> {
     match builder.root {
         Some(root) if !matches!(root.value, Value::Null) => Some(root),
         _ => {
-            sink.report(Pos::START, "the file holds no definition")
+            sink.report(Pos::FILE, "the file holds no definition")
                 .expected("at least the keys `cluster`, `secret_file`, `vips` and `hosts`");
             None
         }
@@ -80,6 +80,13 @@ struct Open {
     node: Node,
     anchor: usize,
     key: Option<Node>,
+    style: StructureStyle,
+}
+
+impl Open {
+    const fn new(at: Pos, value: Value, anchor: usize, style: StructureStyle) -> Self {
+        Self { node: Node { at, value }, anchor, key: None, style }
+    }
 }
 
 #[derive(Default)]
@@ -91,6 +98,11 @@ struct Builder {
 }
 
 impl Builder {
+    /// The outermost `[` or `{` that has not been closed so far.
+    fn unclosed(&self) -> Option<Pos> {
+        self.open.iter().find(|open| open.style == StructureStyle::Flow).map(|open| open.node.at)
+    }
+
     /// Takes one event; `None` when the budget is spent.
     fn take(&mut self, event: Event<'_>, span: Span, sink: &mut Sink) -> Option<()> {
         let at = position(span);
@@ -99,7 +111,7 @@ impl Builder {
         | Event::MappingStart(_, _, Some(tag)) = &event
         {
             let place = span.tag_span().map_or(at, position);
-            sink.report(place, format!("the tag `{}` means nothing here", tag.original()))
+            sink.report(place, format!("the tag {} means nothing here", shown(&tag.original())))
                 .expected("plain values")
                 .hint("remove the tag");
         }
@@ -109,17 +121,13 @@ impl Builder {
                 self.spend(1, at, sink)?;
                 self.place(Node { at, value }, anchor, sink)?;
             }
-            Event::SequenceStart(_, anchor, _) => {
+            Event::SequenceStart(style, anchor, _) => {
                 self.spend(1, at, sink)?;
-                self.open.push(Open { node: Node { at, value: Value::List(Vec::new()) }, anchor, key: None });
+                self.open.push(Open::new(at, Value::List(Vec::new()), anchor, style));
             }
-            Event::MappingStart(_, anchor, _) => {
+            Event::MappingStart(style, anchor, _) => {
                 self.spend(1, at, sink)?;
-                self.open.push(Open {
-                    node: Node { at, value: Value::Mapping(Vec::new()) },
-                    anchor,
-                    key: None,
-                });
+                self.open.push(Open::new(at, Value::Mapping(Vec::new()), anchor, style));
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(done) = self.open.pop() {

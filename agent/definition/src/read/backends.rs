@@ -13,7 +13,8 @@ use crate::read::check::{self, Whose};
 use crate::read::optional;
 use crate::schema;
 use crate::slot::{At, Slot};
-use crate::words::{Engine, Method, Scheduler};
+use crate::tree::Value;
+use crate::words::{Engine, Scheduler};
 
 const PERSISTENCE_MIN: Duration = Duration::from_secs(1);
 const PERSISTENCE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -25,7 +26,7 @@ pub(super) fn read(slot: &Slot<'_>, vips: &[At<IpAddr>], sink: &mut Sink) -> Opt
     let engine = optional(backends.get("engine"), Engine::Auto, |slot| slot.word(sink));
     let scheduler = optional(backends.get("scheduler"), Scheduler::Mh, |slot| slot.word(sink));
     let persistence = optional(backends.get("persistence"), None, |slot| persistence(slot, sink).map(Some));
-    let servers = backends.get("servers").map(|slot| servers(slot, method, vips, sink)).unwrap_or_default();
+    let servers = backends.get("servers").map(|slot| servers(slot, vips, sink)).unwrap_or_default();
     let check =
         optional(backends.get("check"), None, |slot| check::read(slot, Whose::Servers, sink).map(Some));
     Some(Backends {
@@ -48,15 +49,21 @@ fn persistence(slot: &Slot<'_>, sink: &mut Sink) -> Option<Duration> {
     Some(persistence)
 }
 
-fn servers(slot: &Slot<'_>, method: Option<Method>, vips: &[At<IpAddr>], sink: &mut Sink) -> Vec<Server> {
+fn servers(slot: &Slot<'_>, vips: &[At<IpAddr>], sink: &mut Sink) -> Vec<Server> {
     let entries = slot.list("a mapping with at least `address`", MAX_SERVERS, sink).unwrap_or_default();
     let mut first_lines: HashMap<(IpAddr, Option<u16>), usize> = HashMap::new();
     let mut weights = Vec::new();
     let mut servers = Vec::new();
     for entry in &entries {
+        if let Value::Scalar { text, .. } = &entry.node.value
+            && text.parse::<IpAddr>().is_ok()
+        {
+            entry.wrong_text(sink, text).did_you_mean(format_args!("{{ address: {text} }}"));
+            continue;
+        }
         let Some(server) = Fields::open(entry, &schema::SERVER, sink) else { continue };
         let address = server.get("address").and_then(|slot| address(slot, vips, sink));
-        let port = optional(server.get("port"), None, |slot| port(slot, method, sink).map(Some));
+        let port = optional(server.get("port"), None, |slot| slot.port(sink).map(Some));
         let weight = optional(server.get("weight"), 1, |slot| {
             slot.number(0..=u32::from(u16::MAX), sink).and_then(|weight| u16::try_from(weight).ok())
         });
@@ -99,17 +106,4 @@ fn address(slot: &Slot<'_>, vips: &[At<IpAddr>], sink: &mut Sink) -> Option<IpAd
         return None;
     }
     Some(address)
-}
-
-/// Only `nat` rewrites ports.
-fn port(slot: &Slot<'_>, method: Option<Method>, sink: &mut Sink) -> Option<u16> {
-    let port = slot.port(sink)?;
-    if let Some(method) = method
-        && method != Method::Nat
-    {
-        slot.wrong(sink, format_args!("is given with `method: {method}`, which leaves the port as it is"))
-            .expected("it with `method: nat` only");
-        return None;
-    }
-    Some(port)
 }

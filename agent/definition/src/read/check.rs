@@ -8,6 +8,7 @@ use crate::problem::Sink;
 use crate::read::{name, optional};
 use crate::schema;
 use crate::slot::Slot;
+use crate::tree::Value;
 use crate::words::Word;
 
 /// What a check belongs to, since that decides whether it must name a port.
@@ -56,6 +57,12 @@ const RISE: u8 = 2;
 
 /// Reads a `check`.
 pub(super) fn read(slot: &Slot<'_>, whose: Whose, sink: &mut Sink) -> Option<Check> {
+    if let Value::Scalar { text, .. } = &slot.node.value
+        && Type::ALL.iter().any(|kind| kind.as_str() == text)
+    {
+        slot.wrong_text(sink, text).did_you_mean(format_args!("{{ type: {text} }}"));
+        return None;
+    }
     let check = Fields::open(slot, &schema::CHECK, sink)?;
     let kind = check.get("type").and_then(|slot| slot.word::<Type>(sink));
     if let Some(kind) = kind {

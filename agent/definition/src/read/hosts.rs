@@ -10,7 +10,7 @@ use crate::problem::Sink;
 use crate::read::address::{family, gossip_fault};
 use crate::read::{name, optional};
 use crate::schema;
-use crate::slot::{At, Slot};
+use crate::slot::{At, Slot, looks_like_a_name};
 
 /// The port that suggestions carry; the definition itself has no default for it.
 const USUAL_PORT: u16 = 7946;
@@ -113,11 +113,6 @@ fn unbracketed(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.rsplit_once(':')?;
     let address: IpAddr = address.parse().ok()?;
     address.is_ipv6().then_some(SocketAddr::new(address, port.parse().ok()?))
-}
-
-fn looks_like_a_name(text: &str) -> bool {
-    text.contains(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
 }
 
 /// One family, one address per host, and loopback for all or none.

@@ -62,10 +62,11 @@ fn complain(slot: &Slot<'_>, text: &str, most: usize, likely: Option<String>, si
 ///
 /// The kernel (`dev_valid_name`) refuses the empty name, 16 characters and more, `.`, `..`, `/`, `:`
 /// and white space. Beyond it: `"`, `\` and `*` mean something in nft's text, `%` makes the kernel
-/// number a new device, and `all` and `default` are not devices under /proc/sys/net.
+/// number a new device, `@` is how `ip link` shows what a device stands on, and `all` and `default`
+/// are not devices under /proc/sys/net.
 pub(super) fn interface(slot: &Slot<'_>, sink: &mut Sink) -> Option<String> {
     let text = slot.text(sink)?;
-    let odd = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%' | '"' | '\\' | '*');
+    let odd = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '@' | '%' | '"' | '\\' | '*');
     let what = if text.is_empty() {
         "is empty".to_owned()
     } else if text.len() > INTERFACE_MAX {
@@ -74,8 +75,14 @@ pub(super) fn interface(slot: &Slot<'_>, sink: &mut Sink) -> Option<String> {
         format!("is `{OWN_LINK}`, the device that onemac makes itself")
     } else if text == "lo" {
         "is `lo`, on which no client arrives".to_owned()
-    } else if matches!(text, "." | ".." | "all" | "default") || text.contains(odd) {
-        slot.wrong_text(sink, text);
+    } else if matches!(text, "all" | "default") {
+        format!("is `{text}`, which under /proc/sys/net is not a device")
+    } else if matches!(text, "." | "..") || text.contains(odd) {
+        let draft = slot.wrong_text(sink, text);
+        let device = text.split([':', '@']).next().unwrap_or_default();
+        if device.len() < text.len() && !device.is_empty() && !device.contains(odd) {
+            draft.did_you_mean(device);
+        }
         return None;
     } else {
         return Some(text.to_owned());

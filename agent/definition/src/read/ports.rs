@@ -21,15 +21,11 @@ pub(super) fn read(slot: &Slot<'_>, sink: &mut Sink) -> Vec<At<PortRange>> {
             continue;
         };
         if let Some(other) = ports.iter().find(|other| other.value.overlaps(range)) {
+            let (held, holder) = (print(range), print(other.value));
             entry
                 .wrong(
                     sink,
-                    format_args!(
-                        "is {}, which {} on line {} holds already",
-                        print(range),
-                        print(other.value),
-                        other.at.line
-                    ),
+                    format_args!("is `{held}`, which `{holder}` on line {} holds already", other.at.line),
                 )
                 .expected("every port once");
             continue;

@@ -153,7 +153,7 @@ fn take(
                 sink.report(
                     range.at,
                     format!(
-                        "an entry of `ports` is {} ({protocol}), which the service `{}` has taken on line {}",
+                        "an entry of `ports` is `{}` ({protocol}), which the service `{}` has taken on line {}",
                         ports::print(range.value),
                         other.service,
                         other.range.at.line

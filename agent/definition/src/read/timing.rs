@@ -41,16 +41,12 @@ pub(super) fn read(slot: Option<&Slot<'_>>, sink: &mut Sink) -> Option<Timing> {
                 lease.wrong(sink, format_args!("is {}", print(lease_value))).expected(expected);
             }
             (None, Some(heartbeat)) => {
+                let (is, then) = (print(heartbeat_value), print(lease_value));
+                let usual = (heartbeat_value * 8).min(LEASE_MAX);
                 heartbeat
-                    .wrong(
-                        sink,
-                        format_args!(
-                            "is {}, too long for the lease of {} that holds where none is given",
-                            print(heartbeat_value),
-                            print(lease_value)
-                        ),
-                    )
-                    .expected(format!("`lease` {expected}"));
+                    .wrong(sink, format_args!("is {is}, and `lease`, which is not given, is then {then}"))
+                    .expected(format!("a lease of {expected}"))
+                    .hint(format!("add `lease: {}`", print(usual)));
             }
             (None, None) => {}
         }
