@@ -10,6 +10,7 @@
 mod bytecode;
 pub mod model;
 pub mod netlink;
+pub mod sysctl;
 mod text;
 mod wanted;
 

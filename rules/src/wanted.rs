@@ -96,10 +96,11 @@ pub fn ruleset(wanted: &Wanted) -> Ruleset {
 
 /// The element of the lease set, and the rules of the chain that looks at it, for one lease.
 pub(crate) fn leased(device: &str, lease: Option<Lease>) -> (Vec<Element>, Vec<Rule>) {
-    let element = lease
-        .map(|l| Element { key: Key::Device(device.into()), timeout: Some(l.timeout) })
-        .into_iter()
-        .collect();
+    let element = lease.map(|l| Element {
+        key: Key::Device(device.into()),
+        // No time at all would mean for ever to the kernel.
+        timeout: Some(Duration::from_millis((l.timeout.as_millis() as u64).max(1))),
+    });
     let deadline = lease.map_or(0, |l| l.deadline_unix_ns);
     let rules = vec![
         rule(
@@ -114,7 +115,7 @@ pub(crate) fn leased(device: &str, lease: Option<Lease>) -> (Vec<Element>, Vec<R
         ),
         rule("The client is ours: deliver.", "ours", vec![Statement::Verdict(Verdict::Accept)]),
     ];
-    (element, rules)
+    (element.into_iter().collect(), rules)
 }
 
 /// [`Wanted`] with the addresses sorted out.
@@ -455,4 +456,79 @@ fn drop() -> Statement {
 
 fn goto(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Goto(chain.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            device: "eth0".into(),
+            device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
+            vips: vec!["192.0.2.53".parse().unwrap()],
+            slices: 16,
+            seed: 7,
+            owned: [1, 2].into(),
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn order_and_repetition_of_vips_do_not_matter() {
+        let vips = |text: &str| text.split(' ').map(|a| a.parse().unwrap()).collect();
+        let one = Wanted { vips: vips("192.0.2.2 2001:db8::1 192.0.2.1"), ..wanted() };
+        let other = Wanted { vips: vips("192.0.2.1 192.0.2.2 192.0.2.1 2001:db8::1"), ..wanted() };
+        assert_eq!(ruleset(&one), ruleset(&other));
+    }
+
+    #[test]
+    fn a_lease_of_no_time_is_not_one_for_ever() {
+        for timeout in [Duration::ZERO, Duration::from_micros(999)] {
+            let (elements, _) = leased("eth0", Some(Lease { timeout, deadline_unix_ns: 0 }));
+            assert_eq!(elements[0].timeout, Some(Duration::from_millis(1)));
+        }
+    }
+
+    #[test]
+    fn without_a_lease_both_limits_are_over() {
+        let (elements, rules) = leased("eth0", None);
+        assert_eq!(elements, []);
+        assert_eq!(rules[1].statements[0], Statement::Compare(Expr::Time, Op::Ge, Value::UnixNs(0)));
+    }
+
+    #[test]
+    fn comments_fit_into_what_nft_keeps() {
+        let vips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let rules = ruleset(&Wanted { vips, ..wanted() });
+        let table = &rules.tables[0];
+        let comments = std::iter::once(&table.comment)
+            .chain(table.sets.iter().map(|s| &s.comment))
+            .chain(table.chains.iter().map(|c| &c.comment))
+            .chain(table.chains.iter().flat_map(|c| &c.rules).filter_map(|r| r.comment.as_ref()));
+        for comment in comments {
+            assert!(comment.len() < 128 && !comment.contains('"'), "{comment}");
+        }
+    }
+
+    #[test]
+    fn every_set_and_chain_that_is_named_exists() {
+        for vips in ["192.0.2.1", "2001:db8::1", "192.0.2.1 2001:db8::1"] {
+            let vips = vips.split(' ').map(|a| a.parse().unwrap()).collect();
+            let rules = ruleset(&Wanted { vips, ..wanted() });
+            let table = &rules.tables[0];
+            for statement in table.chains.iter().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
+                match statement {
+                    Statement::In(_, set) | Statement::NotIn(_, set) => {
+                        assert!(table.set(set).is_some(), "no set {set}");
+                    }
+                    Statement::Verdict(Verdict::Goto(chain)) => {
+                        assert!(table.chain(chain).is_some(), "no chain {chain}");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }

@@ -1,19 +1,80 @@
 //! Against the running kernel and the installed nft, in network namespaces of the tests' own. Needs root.
 
+#![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
+
 mod common;
 
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
 use common::*;
-use onemac_rules::{Wanted, netlink::Netfilter, ruleset};
+use nix::{errno::Errno, libc};
+use onemac_rules::{
+    Lease, Wanted,
+    netlink::{Difference, Error, Netfilter},
+    ruleset, sysctl,
+};
+use proptest::prelude::*;
 
 /// The text and the netlink messages say the same: what nft loads from the text is to the last expression
 /// what `install` makes, in the kernel's own representation and in nft's listing.
 #[test]
 fn text_and_netlink_say_the_same() {
-    in_namespace(|| {
-        for (name, wanted) in golden_cases() {
-            agree(name, &wanted);
-        }
+    for (name, wanted) in golden_cases() {
+        in_namespace(move || agree(name, &wanted));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_wanted_loads_and_says_the_same(wanted in any_wanted()) {
+        in_namespace(move || {
+            if wanted.device != DEVICE {
+                run("ip", &["link", "set", DEVICE, "down"]);
+                run("ip", &["link", "set", DEVICE, "name", &wanted.device]);
+            }
+            agree("a random case", &wanted);
+        });
+    }
+}
+
+fn any_wanted() -> impl Strategy<Value = Wanted> {
+    let vip = prop_oneof![
+        any::<[u8; 4]>().prop_map(IpAddr::from),
+        any::<[u8; 16]>().prop_map(IpAddr::from),
+        Just(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    ];
+    let lease = (any::<u32>(), any::<u64>()).prop_map(|(ms, deadline_unix_ns)| Lease {
+        // Long enough to be listed, short enough for nft 1.0.6 to print.
+        timeout: Duration::from_millis(60_000 + u64::from(ms)),
+        // Years of four digits.
+        deadline_unix_ns: deadline_unix_ns % 10_000_000_000_000_000_000,
     });
+    (
+        prop::sample::select(vec!["eth0", "br-lan.7", "x", "enp0s31f6np0v99"]),
+        any::<([u8; 6], [u8; 6], u32)>(),
+        prop::collection::vec(vip, 1..5),
+        (4u32..=12).prop_map(|power| 1 << power),
+        any::<u64>(),
+        prop::option::of(lease),
+    )
+        .prop_map(|(device, (device_mac, cluster_mac, seed), vips, slices, which, lease)| Wanted {
+            device: device.into(),
+            device_mac: device_mac.into(),
+            cluster_mac: cluster_mac.into(),
+            vips,
+            slices,
+            seed,
+            owned: (0..slices).filter(|n| which.rotate_left(*n) & 1 == 1).collect(),
+            lease,
+        })
 }
 
 fn agree(name: &str, wanted: &Wanted) {
@@ -38,4 +99,373 @@ fn agree(name: &str, wanted: &Wanted) {
     run("nft", &["flush", "ruleset"]);
     nft_load(&by_netlink, &[]).unwrap_or_else(|e| panic!("{name}: nft refuses its own listing: {e}"));
     assert_eq!(listing(), by_netlink, "{name}: the listing changes when it is loaded");
+}
+
+fn both() -> Wanted {
+    wanted(&["192.0.2.53", "2001:db8::53"])
+}
+
+/// Each kind of tampering, and the one difference that tells of it.
+#[test]
+fn verification_sees_each_kind_of_tampering() {
+    in_namespace(|| {
+        let rules = ruleset(&both());
+        let mut netfilter = Netfilter::open().unwrap();
+        let table = "table netdev onemac";
+        let rule_3 = rules.tables[0].chain("ingress").unwrap().rules[2].to_nft();
+        let cases: Vec<(String, String, Option<&str>, Option<&str>)> = vec![
+            (delete_rule(2), format!("{table}, chain ingress, rule 3"), Some(&rule_3), None),
+            (
+                "insert rule netdev onemac leased accept".into(),
+                format!("{table}, chain leased, rule 1"),
+                None,
+                Some("immediate reg 0 accept"),
+            ),
+            (
+                "add rule netdev onemac egress counter".into(),
+                format!("{table}, chain egress, rule 4"),
+                None,
+                Some("counter"),
+            ),
+            (
+                "add element netdev onemac owned { 1, 2 }".into(),
+                format!("{table}, set owned"),
+                None,
+                Some("elements { 1, 2 }"),
+            ),
+            (
+                "delete element netdev onemac owned { 3, 63 }".into(),
+                format!("{table}, set owned"),
+                Some("elements { 3, 63 }"),
+                None,
+            ),
+            (
+                "flush set netdev onemac vips6".into(),
+                format!("{table}, set vips6"),
+                Some("elements { 2001:db8::53 }"),
+                None,
+            ),
+            (
+                "add element netdev onemac lease { \"lo\" }".into(),
+                format!("{table}, set lease"),
+                None,
+                Some("elements { device with index 1 }"),
+            ),
+            (
+                "add chain netdev onemac other".into(),
+                format!("{table}, chain other"),
+                None,
+                Some("chain other"),
+            ),
+            (
+                "add set netdev onemac other { type mark; }".into(),
+                format!("{table}, set other"),
+                None,
+                Some("set other"),
+            ),
+            ("delete table netdev onemac".into(), table.into(), Some("table netdev onemac"), None),
+            ("flush ruleset".into(), table.into(), Some("table netdev onemac"), None),
+        ];
+        for (command, place, wanted, found) in cases {
+            netfilter.install(&rules).unwrap();
+            let command = match command.strip_prefix("delete rule number ") {
+                Some(number) => {
+                    format!(
+                        "delete rule netdev onemac ingress handle {}",
+                        rule_handle(number.parse().unwrap())
+                    )
+                }
+                None => command,
+            };
+            run("nft", &[&command]);
+            let expected =
+                Difference { place, wanted: wanted.map(str::to_owned), found: found.map(str::to_owned) };
+            assert_eq!(netfilter.verify(&rules).unwrap(), [expected], "after `nft {command}`");
+        }
+    });
+}
+
+fn delete_rule(number: usize) -> String {
+    format!("delete rule number {number}")
+}
+
+/// The handle of a rule of the ingress chain, counted from zero.
+fn rule_handle(number: usize) -> String {
+    let text = run("nft", &["-a", "list", "chain", "netdev", "onemac", "ingress"]);
+    let handles: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("chain ingress"))
+        .filter_map(|line| line.split_once("# handle ").map(|(_, handle)| handle.trim()))
+        .collect();
+    handles[number].to_owned()
+}
+
+/// A flushed chain loses all its rules, and each is named with its number.
+#[test]
+fn verification_names_every_rule_of_a_flushed_chain() {
+    in_namespace(|| {
+        let rules = ruleset(&both());
+        let mut netfilter = Netfilter::open().unwrap();
+        netfilter.install(&rules).unwrap();
+        run("nft", &["flush", "chain", "netdev", "onemac", "vip4"]);
+        let differences = netfilter.verify(&rules).unwrap();
+        let chain = rules.tables[0].chain("vip4").unwrap();
+        assert_eq!(differences.len(), chain.rules.len());
+        for (number, (difference, rule)) in (1..).zip(differences.iter().zip(&chain.rules)) {
+            assert_eq!(difference.place, format!("table netdev onemac, chain vip4, rule {number}"));
+            assert_eq!(difference.wanted, Some(rule.to_nft()));
+        }
+    });
+}
+
+/// A parameter that was changed in place: another seed, device, size.
+#[test]
+fn verification_compares_to_the_last_parameter() {
+    in_namespace(|| {
+        run("ip", &["link", "set", "far", "up"]);
+        let mut netfilter = Netfilter::open().unwrap();
+        netfilter.install(&ruleset(&both())).unwrap();
+        let one_owned_less = both().owned.into_iter().skip(1).collect();
+        for other in [
+            Wanted { seed: 1, ..both() },
+            Wanted { device: "far".into(), ..both() },
+            Wanted { slices: 128, ..both() },
+            Wanted { device_mac: [2, 0, 0, 0, 0, 9].into(), ..both() },
+            Wanted { cluster_mac: [2, 0, 0, 0, 0, 9].into(), ..both() },
+            Wanted { vips: wanted(&["192.0.2.54", "2001:db8::53"]).vips, ..both() },
+            Wanted { vips: wanted(&["192.0.2.53"]).vips, ..both() },
+            Wanted { owned: one_owned_less, ..both() },
+            Wanted { lease: None, ..both() },
+            Wanted {
+                lease: Some(Lease { deadline_unix_ns: lease().deadline_unix_ns + 1, ..lease() }),
+                ..both()
+            },
+        ] {
+            let differences = netfilter.verify(&ruleset(&other)).unwrap();
+            assert_ne!(differences, [], "not seen: {other:?}");
+        }
+        assert_eq!(netfilter.verify(&ruleset(&both())).unwrap(), []);
+    });
+}
+
+/// Neighbours by name: another table of the family, the same name in other families.
+#[test]
+fn foreign_tables_are_untouched() {
+    in_namespace(|| {
+        let foreign = "table netdev onemac2 {\n\tset owned {\n\t\ttype mark\n\t\telements = { 0x00000001 }\n\t}\n\n\
+                       \tchain ingress {\n\t\ttype filter hook ingress device \"eth0\" priority filter; policy accept;\n\
+                       \t\tcounter packets 0 bytes 0\n\t}\n}\n\
+                       table inet onemac {\n\tchain ingress {\n\t\taccept\n\t}\n}\n\
+                       table ip onemac {\n\tset owned {\n\t\ttype ipv4_addr\n\t}\n}\n";
+        nft_load(foreign, &[]).unwrap();
+        let before = run("nft", &["list", "ruleset"]);
+
+        let mut netfilter = Netfilter::open().unwrap();
+        assert!(!netfilter.exists().unwrap());
+        assert!(!netfilter.remove().unwrap(), "there was nothing of ours");
+        netfilter.install(&ruleset(&both())).unwrap();
+        netfilter.install(&ruleset(&Wanted { seed: 1, ..both() })).unwrap();
+        netfilter.change(64, &[1], &[0], Some((DEVICE, lease()))).unwrap();
+        netfilter.drop_lease().unwrap();
+        assert!(netfilter.exists().unwrap());
+        assert!(
+            run("nft", &["list", "ruleset"]).starts_with(before.trim_end()),
+            "install changed foreign tables"
+        );
+        assert!(netfilter.remove().unwrap());
+        assert!(!netfilter.exists().unwrap());
+        assert_eq!(run("nft", &["list", "ruleset"]), before, "remove changed foreign tables");
+    });
+}
+
+/// An earlier run's table of that name, whatever is in it, is replaced.
+#[test]
+fn install_replaces_what_an_earlier_run_left() {
+    in_namespace(|| {
+        let left = "table netdev onemac {\n\tset owned {\n\t\ttype ipv4_addr\n\t}\n\tchain old {\n\t\tdrop\n\t}\n\
+                    \tchain ingress {\n\t\ttype filter hook ingress device \"far\" priority -7; policy drop;\n\
+                    \t\tgoto old\n\t}\n}\n";
+        nft_load(left, &[]).unwrap();
+        let mut netfilter = Netfilter::open().unwrap();
+        netfilter.install(&ruleset(&both())).unwrap();
+        assert_eq!(netfilter.verify(&ruleset(&both())).unwrap(), []);
+    });
+}
+
+/// The largest cluster: all 4,096 slices, 32 addresses; and then far more than fits into the default send
+/// buffer (208 KiB), or into one page of libnftnl's own batches (128 KiB).
+#[test]
+fn large_transactions_are_one_transaction() {
+    in_namespace(|| {
+        let mut netfilter = Netfilter::open().unwrap();
+        let (_, base) = golden_cases().pop().unwrap();
+        let all: Vec<u32> = (0..4096).collect();
+        let largest = Wanted { slices: 4096, owned: all.iter().copied().collect(), ..base };
+        netfilter.install(&ruleset(&largest)).unwrap();
+        assert_eq!(netfilter.owned().unwrap(), all);
+        netfilter.change(4096, &[], &all, Some((DEVICE, lease()))).unwrap();
+        assert_eq!(netfilter.owned().unwrap(), []);
+        netfilter.change(4096, &all, &[], Some((DEVICE, lease()))).unwrap();
+        assert_eq!(netfilter.verify(&ruleset(&largest)).unwrap(), []);
+        run("nft", &["list", "ruleset"]);
+
+        let before = netfilter.generation().unwrap();
+        let vips = (0..20_000u128).map(|n| IpAddr::V6(Ipv6Addr::from((0x2001_0db8 << 96) | n))).collect();
+        let beyond = Wanted { vips, ..largest };
+        netfilter.install(&ruleset(&beyond)).unwrap();
+        assert_eq!(netfilter.verify(&ruleset(&beyond)).unwrap(), []);
+        assert_eq!(netfilter.generation().unwrap(), before + 1, "more than one transaction");
+    });
+}
+
+/// Normal running: slices come and go and the lease is renewed, while others use nftables too.
+#[test]
+fn changes_hold_while_others_commit() {
+    in_namespace(|| {
+        let mut wanted = both();
+        let mut netfilter = Netfilter::open().unwrap();
+        netfilter.install(&ruleset(&wanted)).unwrap();
+        assert!(!netfilter.disturbed().unwrap());
+
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // A thread inherits the namespace of the one that starts it.
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    run("nft", &["add table ip foreign; add chain ip foreign c; delete table ip foreign"]);
+                }
+            });
+            let started = Instant::now();
+            for n in 0..300u64 {
+                let slice = (n % 64) as u32;
+                let (add, remove) =
+                    if wanted.owned.contains(&slice) { (None, Some(slice)) } else { (Some(slice), None) };
+                let renewed = Lease { deadline_unix_ns: lease().deadline_unix_ns + n, ..lease() };
+                netfilter
+                    .change(64, add.as_slice(), remove.as_slice(), Some((DEVICE, renewed)))
+                    .unwrap_or_else(|e| panic!("change {n}: {e}"));
+                wanted.owned.extend(add);
+                wanted.owned.retain(|s| Some(*s) != remove);
+                wanted.lease = Some(renewed);
+            }
+            println!("one change: {:?} on average", started.elapsed() / 300);
+            // Let the other one be seen, however busy the machine is.
+            while !netfilter.disturbed().unwrap() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(netfilter.verify(&ruleset(&wanted)).unwrap(), []);
+        assert!(!netfilter.disturbed().unwrap(), "verification takes note of what others did");
+        netfilter.renew(DEVICE, lease()).unwrap();
+        assert!(!netfilter.disturbed().unwrap(), "our own commits do not disturb");
+        run("nft", &["flush", "ruleset"]);
+        assert!(netfilter.disturbed().unwrap());
+    });
+}
+
+/// A change of which one part can not be done is not done at all, and says which part.
+#[test]
+fn a_refused_change_changes_nothing() {
+    in_namespace(|| {
+        let mut netfilter = Netfilter::open().unwrap();
+        let without = Wanted { lease: None, ..both() };
+        netfilter.install(&ruleset(&without)).unwrap();
+        let error = netfilter.change(64, &[1], &[2], Some((DEVICE, lease()))).unwrap_err();
+        let Error::Rejected { what, errno, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((what.as_str(), *errno), ("remove elements from set netdev onemac owned", Errno::ENOENT));
+        assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), [], "{error}");
+
+        run("nft", &["flush", "ruleset"]);
+        let error = netfilter.renew(DEVICE, lease()).unwrap_err();
+        assert!(matches!(error, Error::Rejected { errno: Errno::ENOENT, .. }), "{error:?}");
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+    });
+}
+
+/// The kernel ends the lease by itself; a later renewal starts it again, expired leftovers or not.
+#[test]
+fn a_lease_ends_by_itself_and_can_be_renewed() {
+    in_namespace(|| {
+        let mut netfilter = Netfilter::open().unwrap();
+        netfilter.install(&ruleset(&Wanted { lease: None, ..both() })).unwrap();
+        assert_eq!(netfilter.lease_left(DEVICE).unwrap(), None);
+        let held =
+            || try_run("nft", &["get", "element", "netdev", "onemac", "lease", "{ \"eth0\" }"]).is_ok();
+        assert!(!held());
+        for round in 0..3 {
+            netfilter.renew(DEVICE, lease()).unwrap();
+            let left = netfilter.lease_left(DEVICE).unwrap().expect("a lease that was just renewed");
+            assert!(left <= lease().timeout && left > lease().timeout / 2, "{left:?}");
+            assert!(held(), "round {round}");
+            netfilter.renew(DEVICE, Lease { timeout: Duration::from_millis(50), ..lease() }).unwrap();
+            let patience = Instant::now() + Duration::from_secs(60);
+            while held() {
+                assert!(Instant::now() < patience, "the lease does not end");
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(netfilter.lease_left(DEVICE).unwrap(), None);
+        }
+        netfilter.renew(DEVICE, lease()).unwrap();
+        netfilter.drop_lease().unwrap();
+        assert!(!held());
+        assert_eq!(netfilter.verify(&ruleset(&Wanted { lease: None, ..both() })).unwrap(), []);
+    });
+}
+
+/// Without the device nothing is made, and the message says which is missing.
+#[test]
+fn a_missing_device_is_named() {
+    in_namespace(|| {
+        let mut netfilter = Netfilter::open().unwrap();
+        let error = netfilter.install(&ruleset(&Wanted { device: "eth7".into(), ..both() })).unwrap_err();
+        assert!(matches!(&error, Error::NoDevice { device } if device == "eth7"), "{error:?}");
+        assert!(error.to_string().contains("eth7"), "{error}");
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+    });
+}
+
+/// Without the privilege nothing is made, and the message says what is needed.
+#[test]
+fn a_missing_privilege_is_named() {
+    in_namespace(|| {
+        // The raw system call concerns this thread only; with the user go its capabilities.
+        // SAFETY: takes numbers, touches no memory.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(result, 0);
+        let mut netfilter = Netfilter::open().unwrap();
+        for error in [
+            netfilter.install(&ruleset(&both())).unwrap_err(),
+            netfilter.renew(DEVICE, lease()).unwrap_err(),
+            netfilter.exists().unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::NotPermitted { .. }), "{error:?}");
+            assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+        }
+    });
+}
+
+/// Every sysctl of the table exists for a macvlan device on this kernel, and holds what is written.
+#[test]
+fn the_sysctls_exist() {
+    in_namespace(|| {
+        run("ip", &["link", "add", "onemac0", "link", DEVICE, "type", "macvlan", "mode", "private"]);
+        let mut seen = BTreeSet::new();
+        for (v4, v6) in [(true, false), (false, true), (true, true)] {
+            for setting in sysctl::wanted(DEVICE, "onemac0", v4, v6) {
+                let path = format!("/proc/sys/{}", setting.path);
+                std::fs::write(&path, setting.value.to_string()).unwrap_or_else(|e| panic!("{path}: {e}"));
+                assert_eq!(
+                    std::fs::read_to_string(&path).unwrap().trim(),
+                    setting.value.to_string(),
+                    "{path}"
+                );
+                if let Some(all) = &setting.combined_with {
+                    assert!(std::path::Path::new("/proc/sys").join(all).exists(), "{all}");
+                }
+                seen.insert(setting.path);
+            }
+        }
+        assert!(seen.len() > 10, "{seen:?}");
+    });
 }

@@ -1,6 +1,7 @@
 //! A network namespace of its own for a test, and the wanted states that the tests share.
 
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
 use std::{
     collections::BTreeSet,
@@ -20,18 +21,16 @@ pub const DEVICE: &str = "eth0";
 /// Runs the test in a thread with a new network namespace that has [`DEVICE`]. It goes with the thread.
 ///
 /// Fails without root: these tests have nothing to say then, and saying nothing would look like success.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let result = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of its own for the test: run the tests as root");
         run("ip", &["link", "add", DEVICE, "type", "veth", "peer", "name", "far"]);
         run("ip", &["link", "set", DEVICE, "up"]);
-        test();
+        test()
     })
     .join();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs a program in the namespace of the thread; returns what it wrote, fails if it fails.
