@@ -1,1 +1,48 @@
-//! To come.
+//! The lab in which onemac meets real packets.
+//!
+//! Hosts are network namespaces on a Linux bridge. A router joins that LAN to a client network whose
+//! one machine owns whole address ranges, so hundreds of clients are cheap. A nameserver of Debian on
+//! every host says who it is, so every answer tells which host gave it. Everything is made at run time
+//! under a prefix of its own and removed again, however the run ends.
+//!
+//! What this crate is not: a simulator (no fake time, no fake network), or anything that the daemon
+//! itself uses.
+//!
+//! Start reading at [`Lab`]: [`Plan`] says what to build, [`Host`] is one cluster member,
+//! [`dns::Prober`] are the clients, [`Capture`] is the wire tap.
+
+mod agent;
+mod bridge;
+mod capture;
+mod command;
+mod definition;
+pub mod dns;
+pub mod frames;
+mod host;
+mod janitor;
+mod lab;
+mod nameserver;
+mod netns;
+mod ping;
+mod process;
+mod report;
+mod server;
+mod snapshot;
+mod topology;
+mod wait;
+
+pub use agent::binary;
+pub use bridge::{FdbEntry, FdbWatch, Switch};
+pub use capture::{Capture, Frame};
+pub use command::run;
+pub use definition::{Definition, Member};
+pub use host::{Ended, Host};
+pub use janitor::remove;
+pub use lab::{Lab, Plan, owned_slices};
+pub use netns::Netns;
+pub use ping::{PingTally, ping_all};
+pub use process::Process;
+pub use server::{Server, ask_udp, fetch_tcp};
+pub use snapshot::Snapshot;
+pub use topology::{addr, client_v4, client_v6, neighbour_v4, neighbour_v6};
+pub use wait::poll_until;
