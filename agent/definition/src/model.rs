@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::DEFAULT_SLICES;
 use crate::mac::MacAddr;
 use crate::words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler};
 
@@ -37,9 +36,6 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// The slices of a definition that does not say.
-    pub const DEFAULT_SLICES: u32 = DEFAULT_SLICES;
-
     /// The member of that name; host names compare without regard to case.
     #[must_use]
     pub fn host(&self, name: &str) -> Option<&Host> {

@@ -203,3 +203,49 @@ pub(crate) static SERVER: Section = Section {
         ("server", "address"),
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler, Word};
+
+    fn names<W: Word>(section: &Section, key: &str) {
+        let key = section.keys.iter().find(|found| found.name == key).unwrap();
+        let told: Vec<&str> = key.expected.split('`').skip(1).step_by(2).collect();
+        let words: Vec<&str> = W::ALL.iter().map(|word| word.as_str()).collect();
+        assert_eq!(told, words, "what `{}` says that it expects", key.name);
+    }
+
+    #[test]
+    fn messages_name_every_word() {
+        names::<Link>(&TOP, "link");
+        names::<Affinity>(&TOP, "affinity");
+        names::<Partition>(&TOP, "partition");
+        names::<Mode>(&SERVICE, "mode");
+        names::<Protocol>(&SERVICE, "protocols");
+        names::<Method>(&BACKENDS, "method");
+        names::<Engine>(&BACKENDS, "engine");
+        names::<Scheduler>(&BACKENDS, "scheduler");
+    }
+
+    #[test]
+    fn other_names_lead_to_keys_of_their_section_and_are_none_themselves() {
+        for section in ALL {
+            for (other, right) in section.other_names {
+                assert!(section.names().any(|name| name == *right), "{other} -> {right} {}", section.place);
+                assert!(section.names().all(|name| name != *other), "{other} {}", section.place);
+            }
+        }
+    }
+
+    #[test]
+    fn the_documentation_has_a_row_for_every_key() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for section in ALL {
+            for key in section.keys {
+                assert!(page.contains(&format!("\n| `{}` |", key.name)), "`{}` {}", key.name, section.place);
+            }
+        }
+    }
+}
