@@ -22,13 +22,15 @@ pub(crate) struct Bytecode {
 pub(crate) enum Attribute {
     /// A number in host order; libnftnl turns it into what the kernel wants.
     U32(u32),
+    /// A number of one byte.
+    U8(u8),
     /// Bytes as they are compared with or written into the packet.
     Bytes(Vec<u8>),
     /// The name of a set or chain.
     Text(String),
 }
 
-use Attribute::{Bytes, Text, U32};
+use Attribute::{Bytes, Text, U8, U32};
 
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 /// Where a statement leaves its value.
@@ -50,6 +52,7 @@ const TYPE_IFINDEX: u32 = 20;
 const TYPE_ICMP6_TYPE: u32 = 29;
 
 /// nft's numbers for expressions in `typeof` (enum expr_types in its expression.h).
+const EXPR_VERDICT: u32 = 1;
 const EXPR_PAYLOAD: u32 = 7;
 const EXPR_NUMGEN: u32 = 23;
 
@@ -102,11 +105,13 @@ impl Statement {
             }
             Self::In(left, set) => {
                 left.lower(known, code);
-                code.push(lookup(set, 0));
+                code.push(lookup(set));
             }
-            Self::NotIn(left, set) => {
+            Self::Vmap(left, map) => {
                 left.lower(known, code);
-                code.push(lookup(set, libc::NFT_LOOKUP_F_INV));
+                let mut code_of_map = lookup(map);
+                code_of_map.attributes.push((sys::NFTNL_EXPR_LOOKUP_DREG, U32(REG_VERDICT)));
+                code.push(code_of_map);
             }
             Self::SetMac(field, mac) => {
                 let (bytes, needs) = field.place();
@@ -133,19 +138,31 @@ impl Statement {
 
 impl Verdict {
     fn lower(&self) -> Bytecode {
-        let number = match self {
+        let mut attributes = vec![
+            (sys::NFTNL_EXPR_IMM_DREG, U32(REG_VERDICT)),
+            (sys::NFTNL_EXPR_IMM_VERDICT, U32(self.number())),
+        ];
+        if let Some(chain) = self.chain() {
+            attributes.push((sys::NFTNL_EXPR_IMM_CHAIN, Text(chain.into())));
+        }
+        Bytecode { name: c"immediate", attributes }
+    }
+
+    /// The kernel's number of the verdict.
+    pub(crate) fn number(&self) -> u32 {
+        (match self {
             Self::Accept => libc::NF_ACCEPT,
             Self::Drop => libc::NF_DROP,
             Self::Goto(_) => libc::NFT_GOTO,
-        };
-        let mut attributes = vec![
-            (sys::NFTNL_EXPR_IMM_DREG, U32(REG_VERDICT)),
-            (sys::NFTNL_EXPR_IMM_VERDICT, U32(number as u32)),
-        ];
-        if let Self::Goto(chain) = self {
-            attributes.push((sys::NFTNL_EXPR_IMM_CHAIN, Text(chain.clone())));
+        }) as u32
+    }
+
+    /// The chain that it leads to.
+    pub(crate) fn chain(&self) -> Option<&str> {
+        match self {
+            Self::Goto(chain) => Some(chain),
+            _ => None,
         }
-        Bytecode { name: c"immediate", attributes }
     }
 }
 
@@ -182,6 +199,16 @@ impl Expr {
             }
             Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
             Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
+            Self::PacketType => code.push(meta(libc::NFT_META_PKTTYPE)),
+            Self::Ip4Fragment => {
+                known.require(Needs::Ethertype(ETH_P_IP), code);
+                code.push(load(RawField { base: Base::Network, offset: 6, len: 2 }, REG));
+                code.push(mask(&0x3fff_u16.to_be_bytes()));
+            }
+            Self::Ip6Fragment => {
+                known.require(Needs::Ethertype(ETH_P_IPV6), code);
+                code.push(fragment_header_present());
+            }
             Self::Time => code.push(meta(NFT_META_TIME_NS)),
         }
     }
@@ -189,8 +216,12 @@ impl Expr {
 
 /// linux/netfilter/nf_tables.h; libc does not have it.
 const NFT_META_TIME_NS: i32 = 30;
-/// The same.
+/// The same, for those that follow.
 const NFT_HASH_JENKINS: u32 = 0;
+const NFT_BITWISE_BOOL: u32 = 0;
+const NFT_EXTHDR_F_PRESENT: u32 = 1;
+const NFT_EXTHDR_OP_IPV6: u32 = 0;
+const IPPROTO_FRAGMENT: u8 = 44;
 
 impl Known {
     /// Adds the tests without which the bytes would mean something else, once per rule.
@@ -259,6 +290,8 @@ impl Value {
             Self::Mac(mac) => mac.0.to_vec(),
             Self::Named(number, _) => vec![*number],
             Self::Raw(bytes) => bytes.clone(),
+            Self::Zero => vec![0; 2],
+            Self::Missing => vec![0],
             Self::UnixNs(ns) => ns.to_be_bytes().to_vec(),
         }
     }
@@ -308,7 +341,9 @@ impl KeyType {
 impl Set {
     /// Flags of the set in the kernel.
     pub(crate) fn flags(&self) -> u32 {
-        if self.timeout { libc::NFT_SET_TIMEOUT as u32 } else { 0 }
+        let timeout = if self.timeout { libc::NFT_SET_TIMEOUT } else { 0 };
+        let map = if self.verdicts { libc::NFT_SET_MAP } else { 0 };
+        (timeout | map) as u32
     }
 
     /// What nft keeps with the set: byte order and expression of its key, and the comment.
@@ -317,18 +352,28 @@ impl Set {
         const NETWORK: u32 = 2;
         const TYPEOF_EXPR: u32 = 0;
         const TYPEOF_DATA: u32 = 1;
-        let mut data = Vec::new();
-        let order = if self.key.is_host_order() { HOST } else { NETWORK };
-        put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, order);
-        if let Some((kind, parameters)) = self.key.typeof_expression() {
+        let put_typeof = |data: &mut Vec<u8>, kind: u32, expression: u32, parameters: Vec<u32>| {
             let mut inner = Vec::new();
             for (number, parameter) in (0..).zip(parameters) {
                 put_u32(&mut inner, number, parameter);
             }
             let mut outer = Vec::new();
-            put_u32(&mut outer, TYPEOF_EXPR, kind);
+            put_u32(&mut outer, TYPEOF_EXPR, expression);
             put(&mut outer, TYPEOF_DATA, &inner);
-            put(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, &outer);
+            put(data, kind, &outer);
+        };
+        let mut data = Vec::new();
+        let order = if self.key.is_host_order() { HOST } else { NETWORK };
+        put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, order);
+        if self.verdicts {
+            put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, 0);
+        }
+        if let Some((expression, parameters)) = self.key.typeof_expression() {
+            put_typeof(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, expression, parameters);
+        }
+        if self.verdicts {
+            put_typeof(&mut data, sys::NFTNL_UDATA_SET_DATA_TYPEOF, EXPR_VERDICT, Vec::new());
+            put_u32(&mut data, sys::NFTNL_UDATA_SET_DATA_INTERVAL, 0);
         }
         put_text(&mut data, sys::NFTNL_UDATA_SET_COMMENT, &self.comment);
         data
@@ -387,7 +432,6 @@ fn compare(op: Op, data: Vec<u8>) -> Bytecode {
         Op::Eq => libc::NFT_CMP_EQ,
         Op::Ne => libc::NFT_CMP_NEQ,
         Op::Lt => libc::NFT_CMP_LT,
-        Op::Ge => libc::NFT_CMP_GTE,
     };
     Bytecode {
         name: c"cmp",
@@ -399,13 +443,43 @@ fn compare(op: Op, data: Vec<u8>) -> Bytecode {
     }
 }
 
-fn lookup(set: &str, flags: i32) -> Bytecode {
+fn lookup(set: &str) -> Bytecode {
     Bytecode {
         name: c"lookup",
         attributes: vec![
             (sys::NFTNL_EXPR_LOOKUP_SREG, U32(REG)),
             (sys::NFTNL_EXPR_LOOKUP_SET, Text(set.into())),
-            (sys::NFTNL_EXPR_LOOKUP_FLAGS, U32(flags as u32)),
+            (sys::NFTNL_EXPR_LOOKUP_FLAGS, U32(0)),
+        ],
+    }
+}
+
+/// `reg & mask`.
+fn mask(mask: &[u8]) -> Bytecode {
+    Bytecode {
+        name: c"bitwise",
+        attributes: vec![
+            (sys::NFTNL_EXPR_BITWISE_SREG, U32(REG)),
+            (sys::NFTNL_EXPR_BITWISE_DREG, U32(REG)),
+            (sys::NFTNL_EXPR_BITWISE_OP, U32(NFT_BITWISE_BOOL)),
+            (sys::NFTNL_EXPR_BITWISE_LEN, U32(mask.len() as u32)),
+            (sys::NFTNL_EXPR_BITWISE_MASK, Bytes(mask.to_vec())),
+            (sys::NFTNL_EXPR_BITWISE_XOR, Bytes(vec![0; mask.len()])),
+        ],
+    }
+}
+
+/// One if the packet has an IPv6 fragment header, else zero.
+fn fragment_header_present() -> Bytecode {
+    Bytecode {
+        name: c"exthdr",
+        attributes: vec![
+            (sys::NFTNL_EXPR_EXTHDR_DREG, U32(REG)),
+            (sys::NFTNL_EXPR_EXTHDR_TYPE, U8(IPPROTO_FRAGMENT)),
+            (sys::NFTNL_EXPR_EXTHDR_OFFSET, U32(0)),
+            (sys::NFTNL_EXPR_EXTHDR_LEN, U32(1)),
+            (sys::NFTNL_EXPR_EXTHDR_FLAGS, U32(NFT_EXTHDR_F_PRESENT)),
+            (sys::NFTNL_EXPR_EXTHDR_OP, U32(NFT_EXTHDR_OP_IPV6)),
         ],
     }
 }

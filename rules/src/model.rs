@@ -55,7 +55,7 @@ pub struct Table {
     pub chains: Vec<Chain>,
 }
 
-/// A named set of keys.
+/// A named set of keys, or a map from keys to verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Its name, unique within the table.
@@ -66,6 +66,8 @@ pub struct Set {
     pub size: Option<u32>,
     /// Whether its elements may expire.
     pub timeout: bool,
+    /// Whether it is a map from keys to verdicts: then every element has a verdict, else none has.
+    pub verdicts: bool,
     /// One line for the reader of `nft list ruleset`, at most 127 bytes.
     pub comment: String,
     /// What the set is for: the comment line above it in the text.
@@ -89,7 +91,7 @@ pub enum KeyType {
     Icmpv6Type,
     /// A 32-bit number below `of`, as `jhash … mod of` yields it.
     ///
-    /// nft checks types: only a set of plain integers may follow `jhash`, and such a set can only be
+    /// nft checks types: only a set or map of plain integers may follow `jhash`, and such a one can only be
     /// declared with `typeof` an expression that has that type. `typeof jhash …` makes nft 1.0.6 crash
     /// when it lists the set, and `type mark` is refused when the text is loaded, so the text says
     /// `typeof numgen inc mod S`: a number generator over the same range.
@@ -119,7 +121,8 @@ pub enum Base {
     Link,
     /// The IP, IPv6 or ARP header, `@nh`.
     Network,
-    /// The header after that, `@th`. It can not be read in fragments other than the first.
+    /// The header after that, `@th`. Beware: on netdev hooks kernel 6.18 reads it in every fragment, also
+    /// in those that have no such header.
     Transport,
 }
 
@@ -130,6 +133,8 @@ pub struct Element {
     pub key: Key,
     /// How long after its commit the kernel forgets it, in whole milliseconds; `None` is for ever.
     pub timeout: Option<Duration>,
+    /// In a map, what becomes of a packet that has this key.
+    pub verdict: Option<Verdict>,
 }
 
 /// A key of a set.
@@ -141,7 +146,7 @@ pub enum Key {
     Ipv6(Ipv6Addr),
     /// A network device by name. The kernel's key is its interface index.
     Device(String),
-    /// A slice number.
+    /// The number of a slice.
     Slice(u32),
     /// A value of one byte with the name that nft gives it.
     Named(u8, &'static str),
@@ -204,8 +209,8 @@ pub enum Statement {
     Compare(Expr, Op, Value),
     /// `expr @set`: goes on if the set has the value.
     In(Expr, String),
-    /// `expr != @set`: goes on if the set does not have the value.
-    NotIn(Expr, String),
+    /// `expr vmap @map`: the verdict that the map has for the value; goes on if it has none.
+    Vmap(Expr, String),
     /// `field set address`: writes into the packet.
     SetMac(Field, MacAddr),
     /// Counts packets and bytes.
@@ -223,8 +228,6 @@ pub enum Op {
     Ne,
     /// `<`
     Lt,
-    /// `>=`
-    Ge,
 }
 
 /// Something that has a value for each packet.
@@ -247,6 +250,12 @@ pub enum Expr {
     InputDevice,
     /// `meta l4proto`: the protocol after IPv6's extension headers.
     L4Proto,
+    /// `meta pkttype`: to whom the frame was sent.
+    PacketType,
+    /// `ip frag-off & 0x3fff`: zero in packets that are not fragments.
+    Ip4Fragment,
+    /// `exthdr frag`: whether there is an IPv6 fragment header.
+    Ip6Fragment,
     /// `meta time`: wall-clock time, nanoseconds since 1970.
     Time,
 }
@@ -287,6 +296,10 @@ pub enum Value {
     Named(u8, &'static str),
     /// Raw bytes, written as one hexadecimal number.
     Raw(Vec<u8>),
+    /// Two bytes that are zero.
+    Zero,
+    /// That a header is not there.
+    Missing,
     /// Wall-clock time in nanoseconds since 1970. nft's syntax knows whole seconds only: the text has
     /// it rounded down, the kernel exactly.
     UnixNs(u64),

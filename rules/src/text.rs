@@ -38,8 +38,9 @@ impl Ruleset {
 impl Set {
     fn write(&self, out: &mut String) {
         line(out, 1, &format!("# {}", self.why));
-        line(out, 1, &format!("set {} {{", self.name));
-        line(out, 2, &self.key.to_nft());
+        let kind = if self.verdicts { "map" } else { "set" };
+        line(out, 1, &format!("{kind} {} {{", self.name));
+        line(out, 2, &self.declaration());
         if let Some(size) = self.size {
             line(out, 2, &format!("size {size}"));
         }
@@ -84,13 +85,25 @@ impl Chain {
     }
 }
 
+impl Set {
+    /// The line that says what its keys are, and what they lead to.
+    pub fn declaration(&self) -> String {
+        let key = self.key.to_nft();
+        if self.verdicts { format!("{key} : verdict") } else { key }
+    }
+}
+
 impl Element {
     /// The element as nft shows it.
     pub fn to_nft(&self) -> String {
-        match self.timeout {
-            Some(timeout) => format!("{} timeout {}", self.key.to_nft(), duration(timeout.as_millis())),
-            None => self.key.to_nft(),
+        let mut text = self.key.to_nft();
+        if let Some(timeout) = self.timeout {
+            text += &format!(" timeout {}", duration(timeout.as_millis()));
         }
+        if let Some(verdict) = &self.verdict {
+            text += &format!(" : {}", verdict.to_nft());
+        }
+        text
     }
 }
 
@@ -149,20 +162,30 @@ impl Statement {
         match self {
             Self::Compare(left, op, right) => {
                 let op = match op {
+                    // After `&` the sign must be there.
+                    Op::Eq if *left == Expr::Ip4Fragment => "== ",
                     Op::Eq => "",
                     Op::Ne => "!= ",
                     Op::Lt => "< ",
-                    Op::Ge => ">= ",
                 };
                 format!("{} {op}{}", left.to_nft(), right.to_nft())
             }
             Self::In(left, set) => format!("{} @{set}", left.to_nft()),
-            Self::NotIn(left, set) => format!("{} != @{set}", left.to_nft()),
+            Self::Vmap(left, map) => format!("{} vmap @{map}", left.to_nft()),
             Self::SetMac(field, mac) => format!("{} set {mac}", field.to_nft()),
             Self::Counter => "counter".into(),
-            Self::Verdict(Verdict::Accept) => "accept".into(),
-            Self::Verdict(Verdict::Drop) => "drop".into(),
-            Self::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),
+            Self::Verdict(verdict) => verdict.to_nft(),
+        }
+    }
+}
+
+impl Verdict {
+    /// The verdict's name in nft syntax.
+    pub fn to_nft(&self) -> String {
+        match self {
+            Self::Accept => "accept".into(),
+            Self::Drop => "drop".into(),
+            Self::Goto(chain) => format!("goto {chain}"),
         }
     }
 }
@@ -181,6 +204,9 @@ impl Expr {
             }
             Self::InputDevice => "iif".into(),
             Self::L4Proto => "meta l4proto".into(),
+            Self::PacketType => "meta pkttype".into(),
+            Self::Ip4Fragment => "ip frag-off & 0x3fff".into(),
+            Self::Ip6Fragment => "exthdr frag".into(),
             Self::Time => "meta time".into(),
         }
     }
@@ -224,6 +250,8 @@ impl Value {
             Self::Mac(mac) => mac.to_string(),
             Self::Named(_, name) => (*name).to_owned(),
             Self::Raw(bytes) => hex(bytes),
+            Self::Zero => "0".into(),
+            Self::Missing => "missing".into(),
             // As a number nft reads seconds since 1970 in every time zone; it lists them as local time.
             Self::UnixNs(ns) => (ns / 1_000_000_000).to_string(),
         }

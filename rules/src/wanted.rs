@@ -13,21 +13,33 @@ use crate::model::*;
 
 /// Name of the project's table; every object that onemac makes in nftables is inside a table of this name.
 pub const TABLE: &str = "onemac";
-/// Set of the slices whose packets this kernel accepts.
-pub const OWNED: &str = "owned";
+/// Map from every slice to what becomes of its packets.
+pub const SLICES: &str = "slices";
 /// Set with the device while the lease runs.
 pub const LEASE: &str = "lease";
 /// Chain that accepts while the lease runs.
 pub const LEASED: &str = "leased";
 
 const VIPS4: &str = "vips4";
+const VIPS4_RAW: &str = "vips4_raw";
 const VIPS6: &str = "vips6";
 const TARGETS6: &str = "targets6";
 const ICMP_ERRORS: &str = "icmp_errors";
 const ND_ANNOUNCING: &str = "nd_announcing";
 
-/// Order among netdev chains: nft's `filter`.
-const PRIORITY: i32 = 0;
+/// Before other programs' chains on the way in: what is dropped here costs nothing there. After them on the
+/// way out: nothing that they do goes unmasked.
+const INGRESS_PRIORITY: i32 = -500;
+const EGRESS_PRIORITY: i32 = 500;
+
+/// The first byte of an IPv4 header without options: version 4, 5 words.
+const IP4_FIRST: RawField = RawField { base: Base::Network, offset: 0, len: 1 };
+const IP4_PLAIN: u8 = 0x45;
+/// The fields that the first look needs, as raw bytes: their names would make nft look at the frame's
+/// protocol before, which costs more than the first byte of the header.
+const IP4_PROTOCOL: RawField = RawField { base: Base::Network, offset: 9, len: 1 };
+const IP4_SADDR: RawField = RawField { base: Base::Network, offset: 12, len: 4 };
+const IP4_DADDR: RawField = RawField { base: Base::Network, offset: 16, len: 4 };
 
 /// The target address in a neighbour solicitation or advertisement: 40 bytes of IPv6 header, 8 of ICMPv6
 /// (RFC 4861, 4.3). Counted from the network header, because newer nft rewrites the same bytes counted from
@@ -41,7 +53,9 @@ const QUOTED_DADDR: RawField = RawField { base: Base::Transport, offset: 24, len
 /// The same for ICMPv6: 8 bytes, then 24 into the quoted header (RFC 4443, RFC 8200).
 const QUOTED_DADDR6: RawField = RawField { base: Base::Transport, offset: 32, len: 16 };
 
-const IPPROTO_ICMP: Value = Value::Named(1, "icmp");
+const IPPROTO_ICMP: u8 = 1;
+/// linux/if_packet.h: sent to the device's own MAC.
+const PACKET_HOST: Value = Value::Named(0, "host");
 const IPPROTO_ICMPV6: Value = Value::Named(58, "ipv6-icmp");
 const ND_SOLICIT: Value = Value::Named(135, "nd-neighbor-solicit");
 /// ICMPv6 types below 128 are errors, the others are not (RFC 4443, 2.1); 128 is the echo request.
@@ -100,22 +114,32 @@ pub(crate) fn leased(device: &str, lease: Option<Lease>) -> (Vec<Element>, Vec<R
         key: Key::Device(device.into()),
         // No time at all would mean for ever to the kernel.
         timeout: Some(Duration::from_millis((l.timeout.as_millis() as u64).max(1))),
+        verdict: None,
     });
     let deadline = lease.map_or(0, |l| l.deadline_unix_ns);
     let rules = vec![
         rule(
-            "Without a lease nothing is accepted: an agent that is dead, hung or stopped renews nothing.",
-            "no lease: silent",
-            vec![Statement::NotIn(Expr::InputDevice, LEASE.into()), drop()],
+            "Accept under the lease, and by the wall clock too: a renewal may be committed later than decided.",
+            "ours, and the lease runs",
+            vec![
+                Statement::In(Expr::InputDevice, LEASE.into()),
+                Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(deadline)),
+                Statement::Verdict(Verdict::Accept),
+            ],
         ),
         rule(
-            "The same end by the wall clock, for a renewal that was decided in time but committed late.",
-            "lease ended by the clock",
-            vec![Statement::Compare(Expr::Time, Op::Ge, Value::UnixNs(deadline)), drop()],
+            "An agent that is dead, hung or stopped renews nothing: its kernel falls silent by itself.",
+            "no lease: silent",
+            vec![drop()],
         ),
-        rule("The client is ours: deliver.", "ours", vec![Statement::Verdict(Verdict::Accept)]),
     ];
     (element.into_iter().collect(), rules)
+}
+
+/// The element of the map of slices for one slice.
+pub(crate) fn slice(number: u32, owned: bool) -> Element {
+    let verdict = if owned { Verdict::Goto(LEASED.into()) } else { Verdict::Drop };
+    Element { key: Key::Slice(number), timeout: None, verdict: Some(verdict) }
 }
 
 /// [`Wanted`] with the addresses sorted out.
@@ -148,6 +172,9 @@ impl<'a> Plan<'a> {
                 "shared IPv4 addresses",
                 "The shared IPv4 addresses.",
             ));
+            let raw = self.vips4.iter().map(|a| Key::Raw(a.octets().to_vec())).collect();
+            let why = "The same as raw bytes, for the first look.";
+            sets.push(fixed(VIPS4_RAW, KeyType::Raw(IP4_DADDR), raw, "vips4 as raw bytes", why));
             let errors = vec![
                 Key::Named(3, "destination-unreachable"),
                 Key::Named(11, "time-exceeded"),
@@ -179,22 +206,17 @@ impl<'a> Plan<'a> {
                 why,
             ));
         }
+        let owned = &self.wanted.owned;
         sets.push(Set {
-            name: OWNED.into(),
+            name: SLICES.into(),
             key: KeyType::Slice { of: self.wanted.slices },
             size: Some(self.wanted.slices),
             timeout: false,
-            comment: "slices of the client space that this host answers".into(),
-            why: format!(
-                "The slices (of {}) whose clients are this host's. A size and no timeouts: a fixed hash.",
-                self.wanted.slices
-            ),
-            elements: self
-                .wanted
-                .owned
-                .iter()
-                .map(|n| Element { key: Key::Slice(*n), timeout: None })
-                .collect(),
+            verdicts: true,
+            comment: "slices of the client space: goto leased is ours, drop is another host's".into(),
+            why: "What becomes of each slice's packets. Complete: what is not in it is dropped, and counted."
+                .into(),
+            elements: (0..self.wanted.slices).map(|n| slice(n, owned.contains(&n))).collect(),
         });
         sets.push(Set {
             name: LEASE.into(),
@@ -202,6 +224,7 @@ impl<'a> Plan<'a> {
             // No size: elements that have expired count until the kernel sweeps them out.
             size: None,
             timeout: true,
+            verdicts: false,
             comment: "empty: this host answers nobody; the agent renews it".into(),
             why: "The device, for as long as the agent goes on renewing it.".into(),
             elements: leased(&self.wanted.device, self.wanted.lease).0,
@@ -213,6 +236,7 @@ impl<'a> Plan<'a> {
         let mut chains = vec![self.ingress()];
         if !self.vips4.is_empty() {
             chains.push(self.vip4());
+            chains.push(self.asked4());
         }
         if !self.vips6.is_empty() {
             chains.push(self.vip6());
@@ -221,8 +245,7 @@ impl<'a> Plan<'a> {
             name: LEASED.into(),
             hook: None,
             comment: "for this host's clients: accept while the lease runs".into(),
-            why: "What belongs to this host, if it may still act. Only accepted packets pay for these."
-                .into(),
+            why: "What belongs to this host, if it may still act. Only accepted packets pay for this.".into(),
             rules: leased(&self.wanted.device, self.wanted.lease).1,
         });
         chains.push(self.egress());
@@ -233,68 +256,62 @@ impl<'a> Plan<'a> {
         let mut rules = Vec::new();
         if !self.vips4.is_empty() {
             rules.push(rule(
-                "Another host's client: drop at the first look. ICMP needs a second look, see vip4.",
-                "another host's client",
+                "The first look, and for most packets the last: IPv4 without options (0x45), for a shared \
+                 address (daddr), not ICMP (protocol), by its client (saddr).",
+                "ip daddr @vips4, no options, not icmp: ip saddr says whose",
                 vec![
-                    Statement::In(Expr::Field(Field::IpDaddr), VIPS4.into()),
-                    Statement::Compare(Expr::Field(Field::IpProtocol), Op::Ne, IPPROTO_ICMP),
-                    self.not_owned(Hashed::Field(Field::IpSaddr)),
-                    drop(),
+                    Statement::Compare(Expr::Raw(IP4_FIRST), Op::Eq, Value::Raw(vec![IP4_PLAIN])),
+                    Statement::In(Expr::Raw(IP4_DADDR), VIPS4_RAW.into()),
+                    Statement::Compare(Expr::Raw(IP4_PROTOCOL), Op::Ne, Value::Raw(vec![IPPROTO_ICMP])),
+                    self.judge(Hashed::Raw(IP4_SADDR)),
                 ],
             ));
             rules.push(rule(
-                "What is left for a shared address: this host's clients, and ICMP.",
+                "What is left for a shared address needs a second look: ICMP, and packets with options.",
                 "",
                 vec![Statement::In(Expr::Field(Field::IpDaddr), VIPS4.into()), goto("vip4")],
             ));
         }
         if !self.vips6.is_empty() {
             rules.push(rule(
-                "The same for IPv6. l4proto looks behind extension headers.",
-                "another host's client",
+                "The first look for IPv6. l4proto looks behind extension headers.",
+                "ip6 saddr says whose",
                 vec![
                     Statement::In(Expr::Field(Field::Ip6Daddr), VIPS6.into()),
                     Statement::Compare(Expr::L4Proto, Op::Ne, IPPROTO_ICMPV6),
-                    self.not_owned(Hashed::Field(Field::Ip6Saddr)),
-                    drop(),
+                    self.judge(Hashed::Field(Field::Ip6Saddr)),
                 ],
             ));
             rules.push(rule(
-                "What is left for a shared address: this host's clients, and ICMPv6.",
+                "What is left for a shared address needs a second look: ICMPv6.",
                 "",
                 vec![Statement::In(Expr::Field(Field::Ip6Daddr), VIPS6.into()), goto("vip6")],
             ));
         }
         if !self.vips4.is_empty() {
-            let asked = Statement::In(Expr::Field(Field::ArpDaddrIp), VIPS4.into());
             rules.push(rule(
-                "Who has the shared address? The owner of the asker's slice answers, nobody else.",
-                "another host answers this ARP request",
-                vec![asked.clone(), self.not_owned(Hashed::Field(Field::ArpSaddrIp)), drop()],
+                "Who has the shared address? Broadcast or sent to the shared MAC, one host answers.",
+                "",
+                vec![Statement::In(Expr::Field(Field::ArpDaddrIp), VIPS4.into()), goto("asked4")],
             ));
-            rules.push(rule("And it answers only under its lease.", "", vec![asked, goto(LEASED)]));
         }
         if !self.vips6.is_empty() {
-            let asked = [
-                Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Eq, ND_SOLICIT),
-                Statement::In(Expr::Raw(ND_TARGET), TARGETS6.into()),
-            ];
-            let judge = [self.not_owned(Hashed::Field(Field::Ip6Saddr)), drop()];
             rules.push(rule(
-                "The same for IPv6: solicitations for a shared address, sent to its multicast group.",
-                "another host answers this solicitation",
-                asked.iter().chain(&judge).cloned().collect(),
-            ));
-            rules.push(rule(
-                "And it answers only under its lease.",
+                "The same for IPv6: solicitations that go to the multicast group of a shared address.",
                 "",
-                asked.into_iter().chain([goto(LEASED)]).collect(),
+                vec![
+                    Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Eq, ND_SOLICIT),
+                    Statement::In(Expr::Raw(ND_TARGET), TARGETS6.into()),
+                    goto("vip6"),
+                ],
             ));
         }
         rules.push(rule(
             "Nothing else may come in by the shared MAC: hosts that forward would forward it once each.",
             "not for a shared address",
             vec![
+                // Cheaper than the MAC, and true for all that is sent to this host's own.
+                Statement::Compare(Expr::PacketType, Op::Ne, PACKET_HOST),
                 Statement::Compare(
                     Expr::Field(Field::EtherDaddr),
                     Op::Eq,
@@ -306,7 +323,7 @@ impl<'a> Plan<'a> {
         ));
         Chain {
             name: "ingress".into(),
-            hook: Some(self.hook(Direction::Ingress)),
+            hook: Some(self.hook(Direction::Ingress, INGRESS_PRIORITY)),
             comment: "every frame in: drop what is another host's".into(),
             why: "Every frame that the service device receives, before routing and conntrack.".into(),
             rules,
@@ -314,57 +331,68 @@ impl<'a> Plan<'a> {
     }
 
     fn vip4(&self) -> Chain {
-        let proto = Statement::Compare(Expr::Field(Field::IpProtocol), Op::Ne, IPPROTO_ICMP);
-        let error = Statement::In(Expr::Field(Field::IcmpType), ICMP_ERRORS.into());
+        let error = vec![
+            Statement::In(Expr::Field(Field::IcmpType), ICMP_ERRORS.into()),
+            // The kernel reads the transport header of every fragment, also where there is none.
+            Statement::Compare(Expr::Ip4Fragment, Op::Eq, Value::Zero),
+        ];
         Chain {
             name: "vip4".into(),
             hook: None,
-            comment: "for a shared IPv4 address: this host's clients, and ICMP".into(),
-            why: "For a shared IPv4 address; what is not ICMP has been judged already.".into(),
-            rules: self.second_look(proto, error, QUOTED_DADDR, Field::IpSaddr),
+            comment: "second look at packets for a shared IPv4 address".into(),
+            why: "For a shared IPv4 address, and not plain enough for the first look.".into(),
+            rules: self.second_look(error, QUOTED_DADDR, Field::IpSaddr),
         }
     }
 
     fn vip6(&self) -> Chain {
-        let proto = Statement::Compare(Expr::L4Proto, Op::Ne, IPPROTO_ICMPV6);
-        let error = Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Lt, FIRST_ICMPV6_INFORMATIONAL);
+        let error = vec![
+            Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Lt, FIRST_ICMPV6_INFORMATIONAL),
+            Statement::Compare(Expr::Ip6Fragment, Op::Eq, Value::Missing),
+        ];
         Chain {
             name: "vip6".into(),
             hook: None,
-            comment: "for a shared IPv6 address: this host's clients, and ICMPv6".into(),
-            why: "For a shared IPv6 address; what is not ICMPv6 has been judged already.".into(),
-            rules: self.second_look(proto, error, QUOTED_DADDR6, Field::Ip6Saddr),
+            comment: "second look at packets for a shared IPv6 address".into(),
+            why: "For a shared IPv6 address: ICMPv6, solicitations among it.".into(),
+            rules: self.second_look(error, QUOTED_DADDR6, Field::Ip6Saddr),
         }
     }
 
-    /// The rules of `vip4` and `vip6`. A rule whose bytes can not be read does not match, so a fragment or
-    /// a cut-off quotation falls through to the rule that judges by source.
-    fn second_look(
-        &self,
-        not_icmp: Statement,
-        error: Statement,
-        quoted: RawField,
-        saddr: Field,
-    ) -> Vec<Rule> {
+    /// The rules of `vip4` and `vip6`. A quotation that is too short to be read does not match, and so falls
+    /// through to the rule that judges by source.
+    fn second_look(&self, error: Vec<Statement>, quoted: RawField, saddr: Field) -> Vec<Rule> {
         vec![
-            rule("Judged by its source in ingress.", "", vec![not_icmp, goto(LEASED)]),
             rule(
                 "An error comes from any router: the client is the destination of the packet it quotes.",
-                "error about this host's client",
-                vec![error.clone(), self.owned(Hashed::Raw(quoted)), goto(LEASED)],
+                "the destination of the quoted packet says whose",
+                error.into_iter().chain([self.judge(Hashed::Raw(quoted))]).collect(),
             ),
             rule(
-                "And if that is another host's client, the error is for that host.",
-                "error about another host's client",
-                vec![error, self.not_owned(Hashed::Raw(quoted)), drop()],
+                "All else by its source: echo requests, fragments, errors without a readable quotation.",
+                "the source says whose",
+                vec![self.judge(Hashed::Field(saddr))],
             ),
-            rule(
-                "Echo requests, fragments, errors without a readable quotation: by their source.",
-                "another host's client",
-                vec![self.not_owned(Hashed::Field(saddr)), drop()],
-            ),
-            rule("The rest is this host's.", "", vec![goto(LEASED)]),
+            unlisted(),
         ]
+    }
+
+    fn asked4(&self) -> Chain {
+        Chain {
+            name: "asked4".into(),
+            hook: None,
+            comment: "ARP about a shared address: one host answers".into(),
+            why: "ARP about a shared address. The owner of the asker's slice answers, under its lease."
+                .into(),
+            rules: vec![
+                rule(
+                    "By the asker's address.",
+                    "the asker says whose",
+                    vec![self.judge(Hashed::Field(Field::ArpSaddrIp))],
+                ),
+                unlisted(),
+            ],
+        }
     }
 
     fn egress(&self) -> Chain {
@@ -409,40 +437,49 @@ impl<'a> Plan<'a> {
         ));
         Chain {
             name: "egress".into(),
-            hook: Some(self.hook(Direction::Egress)),
+            hook: Some(self.hook(Direction::Egress, EGRESS_PRIORITY)),
             comment: "every frame out: the switch must not learn the shared MAC".into(),
             why: "Every frame that the service device sends, after everything else.".into(),
             rules,
         }
     }
 
-    fn hook(&self, direction: Direction) -> Hook {
-        Hook { direction, device: self.wanted.device.clone(), priority: PRIORITY }
+    fn hook(&self, direction: Direction, priority: i32) -> Hook {
+        Hook { direction, device: self.wanted.device.clone(), priority }
     }
 
-    fn jhash(&self, of: Hashed) -> Expr {
-        Expr::Jhash { of, modulus: self.wanted.slices, seed: self.wanted.seed }
+    /// From the client's address to the verdict on its slice.
+    fn judge(&self, of: Hashed) -> Statement {
+        let hash = Expr::Jhash { of, modulus: self.wanted.slices, seed: self.wanted.seed };
+        Statement::Vmap(hash, SLICES.into())
     }
+}
 
-    fn owned(&self, of: Hashed) -> Statement {
-        Statement::In(self.jhash(of), OWNED.into())
-    }
-
-    fn not_owned(&self, of: Hashed) -> Statement {
-        Statement::NotIn(self.jhash(of), OWNED.into())
-    }
+/// What stands behind each last look.
+fn unlisted() -> Rule {
+    rule(
+        "A slice that the map does not have: better silent than two owners.",
+        "guard: slice is not in the map",
+        vec![Statement::Counter, drop()],
+    )
 }
 
 fn fixed(name: &str, key: KeyType, keys: Vec<Key>, comment: &str, why: &str) -> Set {
     Set {
         name: name.into(),
         key,
-        size: Some(keys.len() as u32),
+        size: Some(room_for(keys.len())),
         timeout: false,
+        verdicts: false,
         comment: comment.into(),
         why: why.into(),
-        elements: keys.into_iter().map(|key| Element { key, timeout: None }).collect(),
+        elements: keys.into_iter().map(|key| Element { key, timeout: None, verdict: None }).collect(),
     }
+}
+
+/// Room to spare: the kernel makes its buckets by the declared size, and fuller ones mean longer look-ups.
+fn room_for(elements: usize) -> u32 {
+    (2 * elements).next_power_of_two().max(64) as u32
 }
 
 fn rule(why: &str, comment: &str, statements: Vec<Statement>) -> Rule {
@@ -495,7 +532,7 @@ mod tests {
     fn without_a_lease_both_limits_are_over() {
         let (elements, rules) = leased("eth0", None);
         assert_eq!(elements, []);
-        assert_eq!(rules[1].statements[0], Statement::Compare(Expr::Time, Op::Ge, Value::UnixNs(0)));
+        assert_eq!(rules[0].statements[1], Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(0)));
     }
 
     #[test]
@@ -520,7 +557,7 @@ mod tests {
             let table = &rules.tables[0];
             for statement in table.chains.iter().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
                 match statement {
-                    Statement::In(_, set) | Statement::NotIn(_, set) => {
+                    Statement::In(_, set) | Statement::Vmap(_, set) => {
                         assert!(table.set(set).is_some(), "no set {set}");
                     }
                     Statement::Verdict(Verdict::Goto(chain)) => {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Error,
     object::{self, FILTER, POLICY_ACCEPT},
-    read::{Found, FoundChain, FoundRule, FoundSet},
+    read::{Found, FoundChain, FoundElement, FoundRule, FoundSet},
     transaction::{Resolve, raw_key},
 };
 use crate::model::*;
@@ -85,7 +85,10 @@ impl Comparison<'_> {
             let place = format!("set {}", set.name);
             match found.sets.iter().find(|f| f.name == set.name) {
                 Some(found) => self.set(&place, set, found)?,
-                None => self.add(&place, Some(format!("set {} {{ {} }}", set.name, set.key.to_nft())), None),
+                None => {
+                    let wanted = format!("set {} {{ {} }}", set.name, set.declaration());
+                    self.add(&place, Some(wanted), None);
+                }
             }
         }
         for set in found.sets.iter().filter(|f| wanted.set(&f.name).is_none()) {
@@ -99,23 +102,39 @@ impl Comparison<'_> {
         self.unequal(place, "key length", wanted.key.len(), found.key_len);
         self.unequal(place, "flags", wanted.flags(), found.flags);
         self.unequal(place, "size", wanted.size.unwrap_or(0), found.size.unwrap_or(0));
-        let declaration = format!("{} {}", wanted.key.to_nft(), wanted.comment);
+        let declaration = format!("{} {}", wanted.declaration(), wanted.comment);
         self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
 
         let mut surplus = found.elements.clone();
         let mut missing = Vec::new();
+        let (mut changed_from, mut changed_to) = (Vec::new(), Vec::new());
         for element in &wanted.elements {
-            let there = surplus.remove(&raw_key(&element.key, wanted.key, self.resolve)?);
-            // That a timed element has gone is what its time is for.
-            if !there && element.timeout.is_none() {
-                missing.push(element.key.to_nft());
+            let key = raw_key(&element.key, wanted.key, self.resolve)?;
+            let verdict =
+                element.verdict.as_ref().map(|v| (v.number(), v.chain().unwrap_or_default().to_owned()));
+            match surplus.remove(&key) {
+                Some(found) if found.verdict == verdict => {}
+                Some(found) => {
+                    changed_from.push(element.to_nft());
+                    changed_to.push(element.key.to_nft() + &show_verdict(&found));
+                }
+                // That a timed element has gone is what its time is for.
+                None if element.timeout.is_some() => {}
+                None => missing.push(element.to_nft()),
             }
+        }
+        if !changed_from.is_empty() {
+            let elements = |changed: &[String]| Some(format!("elements {}", some_of(changed)));
+            self.add(place, elements(&changed_from), elements(&changed_to));
         }
         if !missing.is_empty() {
             self.add(place, Some(format!("elements {}", some_of(&missing))), None);
         }
         if !surplus.is_empty() {
-            let surplus: Vec<String> = surplus.iter().map(|key| show_key(wanted.key, key)).collect();
+            let surplus: Vec<String> = surplus
+                .iter()
+                .map(|(key, element)| show_key(wanted.key, key) + &show_verdict(element))
+                .collect();
             self.add(place, None, Some(format!("elements {}", some_of(&surplus))));
         }
         Ok(())
@@ -204,6 +223,16 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
         KeyType::Raw(_) => None,
     }
     .unwrap_or_else(|| crate::text::hex(bytes))
+}
+
+fn show_verdict(element: &FoundElement) -> String {
+    match &element.verdict {
+        None => String::new(),
+        Some((number, _)) if *number == Verdict::Drop.number() => " : drop".into(),
+        Some((number, _)) if *number == Verdict::Accept.number() => " : accept".into(),
+        Some((_, chain)) if !chain.is_empty() => format!(" : goto {chain}"),
+        Some((number, _)) => format!(" : verdict {number}"),
+    }
 }
 
 fn some_of(names: &[String]) -> String {

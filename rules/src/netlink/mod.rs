@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     model::*,
-    wanted::{LEASE, LEASED, Lease, OWNED, TABLE, leased},
+    wanted::{LEASE, LEASED, Lease, SLICES, TABLE, leased, slice},
 };
 
 /// The tables that onemac may ever have made: what [`Netfilter::remove`] removes.
@@ -31,6 +31,9 @@ const OWN_TABLES: &[Home<'static>] = &[Home { family: Family::Netdev, table: TAB
 
 /// Where slices and lease are.
 const SERVICE: Home<'static> = OWN_TABLES[0];
+
+/// The key of a slice; how many there are is declared with the map, not with each element.
+const SLICE_KEY: KeyType = KeyType::Slice { of: 0 };
 
 /// How often reading is started over because somebody else committed meanwhile.
 const READ_ATTEMPTS: u32 = 10;
@@ -85,26 +88,19 @@ impl Netfilter {
 
     /// Takes slices in, gives slices up, and renews the lease of the device, all in one transaction.
     ///
-    /// A slice in `add` that is there already stays. A slice in `remove` that is not there, or a table that
-    /// is not there, fails the whole: then the kernel is not as the agent believes, and it should
+    /// A slice that is where it should be already stays there. A number that is no slice, or a table that is
+    /// not there, fails the whole: then the kernel is not as the agent believes, and it should
     /// [`install`](Self::install) again. Without a `lease` the running one is left alone.
-    pub fn change(
-        &mut self,
-        slices: u32,
-        add: &[u32],
-        remove: &[u32],
-        lease: Option<(&str, Lease)>,
-    ) -> Result<(), Error> {
+    pub fn change(&mut self, add: &[u32], remove: &[u32], lease: Option<(&str, Lease)>) -> Result<(), Error> {
         if add.is_empty() && remove.is_empty() && lease.is_none() {
             return Ok(());
         }
-        let key = KeyType::Slice { of: slices };
-        let elements = |slices: &[u32]| -> Vec<Element> {
-            slices.iter().map(|n| Element { key: Key::Slice(*n), timeout: None }).collect()
-        };
+        // The verdict of an element can not be changed in place.
+        let changed: Vec<Element> =
+            remove.iter().map(|n| slice(*n, false)).chain(add.iter().map(|n| slice(*n, true))).collect();
         self.commit("change the slices", |transaction| {
-            transaction.remove_elements(SERVICE, key, OWNED, &elements(remove), &device_index)?;
-            transaction.add_elements(SERVICE, key, OWNED, &elements(add), &device_index)?;
+            transaction.remove_elements(SERVICE, SLICE_KEY, SLICES, &changed, &device_index)?;
+            transaction.add_elements(SERVICE, SLICE_KEY, SLICES, &changed, &device_index)?;
             match lease {
                 Some((device, lease)) => set_lease(transaction, device, Some(lease)),
                 None => Ok(()),
@@ -127,14 +123,18 @@ impl Netfilter {
     pub fn lease_left(&mut self, device: &str) -> Result<Option<Duration>, Error> {
         let (elements, _) = self.steadily(|socket| read::elements(socket, SERVICE, LEASE))?;
         let index = device_index(device)?.to_ne_bytes();
-        Ok(elements.get(index.as_slice()).map(|ms| ms.map_or(Duration::MAX, Duration::from_millis)))
+        let element = elements.get(index.as_slice());
+        Ok(element.map(|e| e.left_ms.map_or(Duration::MAX, Duration::from_millis)))
     }
 
-    /// The slices of which the kernel accepts packets, in order; empty if there is no table.
+    /// The slices of which the kernel accepts packets (under a lease), in order; none if there is no table.
     pub fn owned(&mut self) -> Result<Vec<u32>, Error> {
-        let (elements, _) = self.steadily(|socket| read::elements(socket, SERVICE, OWNED))?;
-        let mut slices: Vec<u32> =
-            elements.keys().filter_map(|key| key.first_chunk().map(|b| u32::from_ne_bytes(*b))).collect();
+        let (elements, _) = self.steadily(|socket| read::elements(socket, SERVICE, SLICES))?;
+        let mut slices: Vec<u32> = elements
+            .iter()
+            .filter(|(_, element)| element.verdict.as_ref().is_some_and(|(_, chain)| chain == LEASED))
+            .filter_map(|(key, _)| key.first_chunk().map(|b| u32::from_ne_bytes(*b)))
+            .collect();
         slices.sort_unstable();
         Ok(slices)
     }

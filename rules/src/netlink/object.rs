@@ -199,6 +199,7 @@ pub(crate) fn expression(code: &Bytecode) -> Result<Owned<sys::nftnl_expr>, Erro
         // SAFETY: the expression is valid; libnftnl copies what it is given.
         unsafe {
             match value {
+                Attribute::U8(value) => sys::nftnl_expr_set_u8(object.as_ptr(), number, *value),
                 Attribute::U32(value) => sys::nftnl_expr_set_u32(object.as_ptr(), number, *value),
                 Attribute::Bytes(bytes) => {
                     sys::nftnl_expr_set(
@@ -266,6 +267,10 @@ pub(crate) fn sets_of(home: Home<'_>) -> Result<Owned<sys::nftnl_set>, Error> {
     Ok(object)
 }
 
+/// linux/netfilter/nf_tables.h: the type of a map's data that is a verdict, and the size of one.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+const DATA_VERDICT_LEN: u32 = 16;
+
 /// A set without its elements. `id` must be unique in the transaction.
 pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl_set>, Error> {
     let object = set_named(home, &set.name)?;
@@ -277,6 +282,10 @@ pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_FLAGS as u16, set.flags());
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_KEY_TYPE as u16, set.key.number());
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_KEY_LEN as u16, set.key.len());
+        if set.verdicts {
+            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_TYPE as u16, DATA_VERDICT);
+            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_LEN as u16, DATA_VERDICT_LEN);
+        }
         if let Some(size) = set.size {
             sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DESC_SIZE as u16, size);
         }
@@ -295,6 +304,7 @@ pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl
 pub(crate) struct RawElement {
     pub key: Vec<u8>,
     pub timeout_ms: Option<u64>,
+    pub verdict: Option<Verdict>,
 }
 
 /// Elements to be added to or taken out of a set.
@@ -305,7 +315,8 @@ pub(crate) fn elements(
 ) -> Result<Owned<sys::nftnl_set>, Error> {
     let object = set_named(home, set)?;
     for element in elements {
-        // SAFETY: the element is valid once it is not null; the set takes it over; the key is copied.
+        let chain = element.verdict.as_ref().and_then(Verdict::chain).map(c_string).transpose()?;
+        // SAFETY: the element is valid once it is not null; the set takes it over; the rest is copied.
         unsafe {
             let Some(raw) = NonNull::new(sys::nftnl_set_elem_alloc()) else { std::process::abort() };
             sys::nftnl_set_elem_set(
@@ -316,6 +327,16 @@ pub(crate) fn elements(
             );
             if let Some(ms) = element.timeout_ms {
                 sys::nftnl_set_elem_set_u64(raw.as_ptr(), sys::NFTNL_SET_ELEM_TIMEOUT as u16, ms);
+            }
+            if let Some(verdict) = &element.verdict {
+                sys::nftnl_set_elem_set_u32(
+                    raw.as_ptr(),
+                    sys::NFTNL_SET_ELEM_VERDICT as u16,
+                    verdict.number(),
+                );
+            }
+            if let Some(chain) = &chain {
+                sys::nftnl_set_elem_set_str(raw.as_ptr(), sys::NFTNL_SET_ELEM_CHAIN as u16, chain.as_ptr());
             }
             sys::nftnl_set_elem_add(object.as_ptr(), raw.as_ptr());
         }

@@ -1,7 +1,7 @@
 //! What the kernel holds of our tables, read back into plain data.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::{CStr, c_char},
     slice,
 };
@@ -32,7 +32,16 @@ pub(crate) struct FoundSet {
     pub key_len: u32,
     pub size: Option<u32>,
     pub userdata: Vec<u8>,
-    pub elements: BTreeSet<Vec<u8>>,
+    pub elements: BTreeMap<Vec<u8>, FoundElement>,
+}
+
+/// What is kept with a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FoundElement {
+    /// How long it is going to live, if not for ever.
+    pub left_ms: Option<u64>,
+    /// In a map: number of the verdict, and the chain that it leads to.
+    pub verdict: Option<(u32, String)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,7 +75,7 @@ pub(super) fn table(socket: &mut Socket, home: Home<'_>) -> Result<Option<Found>
     let Some(userdata) = table_userdata(socket, home)? else { return Ok(None) };
     let mut found = Found { userdata, sets: sets(socket, home)?, chains: chains(socket, home)? };
     for set in &mut found.sets {
-        set.elements = elements(socket, home, &set.name)?.into_keys().collect();
+        set.elements = elements(socket, home, &set.name)?;
     }
     let mut rules = rules(socket, home)?;
     for chain in &mut found.chains {
@@ -134,7 +143,7 @@ fn sets(socket: &mut Socket, home: Home<'_>) -> Result<Vec<FoundSet>, Error> {
                     size: sys::nftnl_set_is_set(s, sys::NFTNL_SET_DESC_SIZE as u16)
                         .then(|| sys::nftnl_set_get_u32(s, sys::NFTNL_SET_DESC_SIZE as u16)),
                     userdata: bytes(data.cast(), len),
-                    elements: BTreeSet::new(),
+                    elements: BTreeMap::new(),
                 });
             }
             true
@@ -143,12 +152,12 @@ fn sets(socket: &mut Socket, home: Home<'_>) -> Result<Vec<FoundSet>, Error> {
     Ok(found)
 }
 
-/// The elements of a set: key, and how many milliseconds are left to those that expire.
+/// The elements of a set by their keys.
 pub(super) fn elements(
     socket: &mut Socket,
     home: Home<'_>,
     set: &str,
-) -> Result<BTreeMap<Vec<u8>, Option<u64>>, Error> {
+) -> Result<BTreeMap<Vec<u8>, FoundElement>, Error> {
     let what = format!("list the elements of set {} {} {set}", home.family.name(), home.table);
     let named = object::set_named(home, set)?;
     let mut found = BTreeMap::new();
@@ -177,10 +186,22 @@ pub(super) fn elements(
                     }
                     let mut len = 0;
                     let key = sys::nftnl_set_elem_get(element, sys::NFTNL_SET_ELEM_KEY as u16, &mut len);
+                    let key = bytes(key.cast(), len);
                     let expires = sys::NFTNL_SET_ELEM_EXPIRATION as u16;
-                    let left = sys::nftnl_set_elem_is_set(element, expires)
+                    let left_ms = sys::nftnl_set_elem_is_set(element, expires)
                         .then(|| sys::nftnl_set_elem_get_u64(element, expires));
-                    found.insert(bytes(key.cast(), len), left);
+                    let number = sys::NFTNL_SET_ELEM_VERDICT as u16;
+                    let chain = sys::NFTNL_SET_ELEM_CHAIN as u16;
+                    let verdict = sys::nftnl_set_elem_is_set(element, number).then(|| {
+                        let number = sys::nftnl_set_elem_get_u32(element, number);
+                        let chain = if sys::nftnl_set_elem_is_set(element, chain) {
+                            text(sys::nftnl_set_elem_get_str(element, chain))
+                        } else {
+                            String::new()
+                        };
+                        (number, chain)
+                    });
+                    found.insert(key, FoundElement { left_ms, verdict });
                 }
                 sys::nftnl_set_elems_iter_destroy(iterator);
             }

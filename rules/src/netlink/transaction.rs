@@ -50,15 +50,15 @@ impl Transaction {
             libc::NLM_F_CREATE,
             format!("add {name}"),
         )?;
+        // All chains before the first rule or map: these may go to a chain that stands behind.
+        for chain in &table.chains {
+            self.chain(home, chain)?;
+        }
         for (id, set) in (1..).zip(&table.sets) {
             self.set(home, set, id)?;
         }
         for set in &table.sets {
             self.add_elements(home, set.key, &set.name, &set.elements, resolve)?;
-        }
-        // All chains before the first rule: a rule may go to a chain that stands behind it.
-        for chain in &table.chains {
-            self.chain(home, chain)?;
         }
         for chain in &table.chains {
             self.add_rules(home, &chain.name, &chain.rules)?;
@@ -167,7 +167,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Takes elements out of a set; the transaction fails if one is not there.
+    /// Takes elements out of a set by their keys; the transaction fails if one is not there.
     pub(crate) fn remove_elements(
         &mut self,
         home: Home<'_>,
@@ -176,7 +176,8 @@ impl Transaction {
         elements: &[Element],
         resolve: Resolve<'_>,
     ) -> Result<(), Error> {
-        let raw = raw_elements(elements, key, resolve)?;
+        let mut raw = raw_elements(elements, key, resolve)?;
+        raw.iter_mut().for_each(|element| (element.timeout_ms, element.verdict) = (None, None));
         for chunk in raw.chunks(ELEMENTS_PER_MESSAGE) {
             let kind = libc::NFT_MSG_DELSETELEM;
             self.element_message(home, set, "remove elements from", kind, 0, chunk)?;
@@ -322,6 +323,7 @@ fn raw_elements(elements: &[Element], key: KeyType, resolve: Resolve<'_>) -> Res
             Ok(RawElement {
                 key: raw_key(&element.key, key, resolve)?,
                 timeout_ms: element.timeout.map(|t| t.as_millis() as u64),
+                verdict: element.verdict.clone(),
             })
         })
         .collect()
