@@ -1,0 +1,127 @@
+//! The command line. One table for the parser, `--help`, the completions and the manual page.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::DEFAULT_RUN_DIR;
+
+/// Many Linux servers, one IP address, one MAC address, nobody in charge.
+///
+/// Every host of the cluster sees every packet for the shared address, hashes the client, and accepts or
+/// drops by itself. Hosts find each other by gossip and divide a dead host's share.
+#[derive(Debug, Parser)]
+#[command(name = "onemac", version, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no agent there.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which agent to ask.
+#[derive(Args, Debug)]
+pub struct RunDir {
+    /// The run directory of the agent.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground.
+    ///
+    /// Logs to standard error (ONEMAC_LOG=debug says more) and tells systemd when it is ready. SIGTERM
+    /// leaves in order: the share is handed over, and everything that was made is removed. Killed, the
+    /// kernel falls silent by itself when the lease ends; `onemac clean` or the next start tidies up.
+    Run {
+        /// The cluster definition.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Which host of the definition this is; else the machine's name decides.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Where the agent listens.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Validate a cluster definition and print every error.
+    Check {
+        /// The cluster definition.
+        file: PathBuf,
+    },
+    /// Print what `run` would install: rules, device, settings. Needs no root.
+    Plan {
+        /// The cluster definition.
+        file: PathBuf,
+        /// Which host of the definition.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// The hosts assumed to be alive; all if left out.
+        #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+        alive: Option<Vec<String>>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell which slice a client is in and which host owns it.
+    ///
+    /// Asks the agent; with --config it computes.
+    Owner {
+        /// The client's address.
+        client: IpAddr,
+        /// For which service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Compute from this cluster definition instead of asking the agent.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The hosts assumed to be alive; all if left out.
+        #[arg(long, value_name = "A,B,…", value_delimiter = ',', requires = "config")]
+        alive: Option<Vec<String>>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Show the cluster as this host sees it: who owns what, what is wrong, what to do.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Show which host owns which slices.
+    Slices {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Remove what a dead agent left: rules, device, addresses; restore the settings.
+    Clean {
+        /// The run directory of the dead agent, where former settings are remembered.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Make a secret for a cluster: 32 random bytes in hex.
+    Keygen {
+        /// Write it to this new file, for its owner only, instead of printing it.
+        file: Option<PathBuf>,
+    },
+    /// Print the completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff): onemac man | man -l -
+    Man,
+}

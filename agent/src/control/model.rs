@@ -1,0 +1,115 @@
+//! What the agent says of itself, as JSON. Keys may be added, never renamed: other people's tools read
+//! them (docs/configuration.md and the command line's contract).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// `onemac status --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This host's name.
+    pub host: String,
+    /// `joining`, `serving`, `leaving` or `left`.
+    pub state: String,
+    /// The view that this host computes with.
+    pub view: View,
+    /// For how long the kernel would still accept if the agent died now.
+    pub lease_ms: u64,
+    /// Every configured host.
+    pub hosts: Vec<Host>,
+    /// Every service.
+    pub services: Vec<Service>,
+    /// What is not as it should be, and what to do.
+    pub problems: Vec<Problem>,
+    /// The life of this agent.
+    pub incarnation: u64,
+    /// How many slices there are.
+    pub slices: u32,
+    /// The cluster MAC.
+    pub mac: String,
+    /// The shared addresses.
+    pub vips: Vec<IpAddr>,
+}
+
+/// The view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Its name; none while the host joins.
+    pub id: Option<String>,
+    /// Whether every host of it computes with it.
+    pub agreed: bool,
+}
+
+/// A host as seen from this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// As in [`Status::state`], or `gone` (silent for longer than its lease lasts) or `unknown` (never
+    /// heard).
+    pub state: String,
+    /// Whether it was heard within the expiry.
+    pub alive: bool,
+    /// Its weight.
+    pub weight: u8,
+    /// Time since its last word; none if there was none.
+    pub heard_ms: Option<u64>,
+    /// How many slices of each service it says that it accepts.
+    pub slices: BTreeMap<String, u32>,
+}
+
+/// A service on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Slices that this host's kernel accepts.
+    pub owned: u32,
+    /// Slices that are changing hands here.
+    pub moving: u32,
+    /// Whether this host may serve it.
+    pub healthy: bool,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What.
+    pub what: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// `onemac owner --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The client that was asked about.
+    pub client: IpAddr,
+    /// For which service.
+    pub service: String,
+    /// Its slice.
+    pub slice: u32,
+    /// The host that owns the slice; none if no host is eligible.
+    pub owner: Option<String>,
+    /// The host that says it accepts the slice now; left out where no agent was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
+}
+
+/// `onemac slices --json`: for each service, for each slice in order.
+pub type Slices = BTreeMap<String, Vec<Slice>>;
+
+/// One slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Its number.
+    pub slice: u32,
+    /// The host that owns it by this host's view.
+    pub owner: Option<String>,
+    /// The hosts that say they accept it; one, or none while it moves.
+    pub claimed_by: Vec<String>,
+}

@@ -1,0 +1,155 @@
+//! What an operator is told: the core's knowledge, with advice.
+
+use std::net::IpAddr;
+
+use onemac_core::jhash;
+use onemac_core::node::{HostStatus, Node, Status as CoreStatus};
+use onemac_core::report::HostState;
+use onemac_definition::Definition;
+
+use super::driver::Driver;
+use super::story;
+use crate::clock;
+use crate::control::model::{Host, Owner, Problem, Service, Slice, Slices, Status, View};
+
+impl Driver<'_> {
+    /// `onemac status`.
+    pub(super) fn status(&self) -> Status {
+        let now = clock::now();
+        let core = self.node.status(now);
+        let lease_ms = self.lease_until.map_or(0, |until| until.since(now).as_millis() as u64);
+        Status {
+            cluster: self.definition.cluster.clone(),
+            host: self.host.name.clone(),
+            state: word(core.state),
+            view: View { id: core.view.map(|id| id.to_string()), agreed: core.agreed },
+            lease_ms,
+            problems: self.problems(&core, lease_ms),
+            hosts: core.hosts.iter().map(host).collect(),
+            services: core.services.iter().map(service).collect(),
+            incarnation: core.incarnation,
+            slices: self.definition.slices,
+            mac: self.definition.mac.to_string(),
+            vips: self.definition.vips.clone(),
+        }
+    }
+
+    /// `onemac owner`.
+    pub(super) fn owner(&self, client: IpAddr, service: Option<String>) -> Result<Owner, String> {
+        let service = service.unwrap_or_else(|| crate::setup::DEFAULT_SERVICE.into());
+        let known = crate::setup::services(self.definition);
+        if !known.contains(&service) {
+            return Err(format!("no service `{service}`; the services are {}", known.join(", ")));
+        }
+        let slice = jhash::slice_of(client, self.definition.slices, self.seed);
+        let owner = self.node.table(&service).and_then(|t| t.owner(slice)).map(String::from);
+        let claimed_by = claimants(&self.node, &service, slice).into_iter().next();
+        Ok(Owner { client, service, slice, owner, claimed_by })
+    }
+
+    fn problems(&self, core: &CoreStatus, lease_ms: u64) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut add = |what: String, advice: &str| problems.push(Problem { what, advice: advice.into() });
+        if let Some(hold) = &core.hold {
+            let (what, advice) = story::explain(hold);
+            add(what, &advice);
+        }
+        for peer in core.hosts.iter().filter(|h| h.name != self.host.name) {
+            if peer.alive && !peer.same_definition {
+                add(
+                    format!("{} runs by another cluster definition", peer.name),
+                    "compare the files (sha256sum), copy the right one everywhere, restart that agent",
+                );
+            } else if !peer.alive && peer.state != Some(HostState::Left) {
+                let since = match peer.heard_ms {
+                    Some(ms) => format!("{} is gone: silent for {} s", peer.name, ms / 1000),
+                    None => format!("{} has never been heard", peer.name),
+                };
+                add(since, "look at that machine, its agent and its network; the others have its share");
+            }
+        }
+        for stranger in &core.strangers {
+            add(
+                format!("datagrams from {stranger}'s address fail authentication"),
+                "its secret file differs from ours: copy the same one to every host, restart that agent",
+            );
+        }
+        if core.state == HostState::Serving && lease_ms == 0 {
+            add(
+                "the kernel's lease has run out: this host accepts nothing".into(),
+                "our heartbeats do not leave or are not confirmed: check the gossip network and the log",
+            );
+        }
+        if core.state == HostState::Serving && !core.agreed {
+            let others: Vec<&str> =
+                core.hosts.iter().filter(|h| h.alive && !h.same_view).map(|h| h.name.as_str()).collect();
+            let with = if others.is_empty() { "everyone".into() } else { others.join(", ") };
+            add(
+                format!("no agreement yet with {with}: no slice is taken over until then"),
+                "a moment's patience; if it stays, compare `onemac status` on those hosts",
+            );
+        }
+        let [forged, replayed, unknown, unreadable] = self.wire_counts();
+        if replayed > 0 || unknown > 0 {
+            add(
+                format!(
+                    "gossip refused so far: {forged} forged, {replayed} replayed, {unknown} from unknown \
+                     addresses"
+                ),
+                "somebody else sends to the gossip port, or a host's `gossip` address is not the one it \
+                 sends from",
+            );
+        }
+        if unreadable > 0 {
+            add(
+                format!("{unreadable} genuine messages could not be read"),
+                "run the same version of onemac on every host",
+            );
+        }
+        problems
+    }
+}
+
+/// `onemac slices`.
+pub(super) fn slices(node: &Node, definition: &Definition) -> Slices {
+    let of_service = |name: &String| {
+        let slice = |slice: u32| Slice {
+            slice,
+            owner: node.table(name).and_then(|t| t.owner(slice)).map(String::from),
+            claimed_by: claimants(node, name, slice),
+        };
+        (0..definition.slices).map(slice).collect()
+    };
+    crate::setup::services(definition).into_iter().map(|name| (name.clone(), of_service(&name))).collect()
+}
+
+fn claimants(node: &Node, service: &str, slice: u32) -> Vec<String> {
+    let claims = node.claims();
+    let has = |c: &onemac_core::report::Claims| c.get(service).is_some_and(|s| s.contains(slice));
+    claims.iter().filter(|(_, c)| has(c)).map(|(name, _)| (*name).to_string()).collect()
+}
+
+fn host(h: &HostStatus) -> Host {
+    let state = match h.state {
+        None => "unknown".into(),
+        Some(HostState::Left) => "left".into(),
+        Some(_) if !h.alive => "gone".into(),
+        Some(state) => word(state),
+    };
+    Host {
+        name: h.name.clone(),
+        state,
+        alive: h.alive,
+        weight: h.weight,
+        heard_ms: h.heard_ms,
+        slices: h.slices.clone(),
+    }
+}
+
+fn service(s: &onemac_core::node::ServiceStatus) -> Service {
+    Service { name: s.name.clone(), owned: s.owned, moving: s.unsettled, healthy: true }
+}
+
+fn word(state: HostState) -> String {
+    format!("{state:?}").to_lowercase()
+}

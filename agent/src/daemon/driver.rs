@@ -1,0 +1,205 @@
+//! The loop, and the carrying out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use onemac_core::node::{Action, Change, Input, Node, Recipients};
+use onemac_core::report::Report;
+use onemac_core::time::Time;
+use onemac_definition::{Definition, Host};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+
+use super::{Signals, answers, notify, story};
+use crate::clock;
+use crate::control::server::Question;
+use crate::failure::{Failure, Result};
+use crate::gossip::seal::Kind;
+use crate::gossip::spread::Spread;
+use crate::gossip::wire::{Incoming, Wire};
+use crate::kernel::Kernel;
+use crate::setup::DEFAULT_SERVICE;
+
+/// All that can wake the loop.
+pub struct Inputs {
+    /// What the gossip socket has received.
+    pub incoming: mpsc::Receiver<Incoming>,
+    /// Where chitchat's datagrams go from there.
+    pub gossip_in: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    /// Reports that came by way of others.
+    pub spread_reports: mpsc::UnboundedReceiver<Report>,
+    /// Operators.
+    pub questions: mpsc::Receiver<Question>,
+    /// The operator's wish to end.
+    pub signals: Signals,
+}
+
+/// The core and its hands.
+pub struct Driver<'a> {
+    pub(super) node: Node,
+    pub(super) definition: &'a Definition,
+    pub(super) host: &'a Host,
+    kernel: &'a Kernel,
+    pub(super) seed: u32,
+    wire: Arc<Wire>,
+    spread: Spread,
+    committed: mpsc::UnboundedSender<(u64, bool)>,
+    commits: mpsc::UnboundedReceiver<(u64, bool)>,
+    pub(super) lease_until: Option<Time>,
+    told: Option<String>,
+    stop: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// Everything is there; nothing has been said yet.
+    pub fn new(
+        node: Node,
+        definition: &'a Definition,
+        host: &'a Host,
+        seed: u32,
+        kernel: &'a Kernel,
+        (wire, spread): (Arc<Wire>, Spread),
+    ) -> Self {
+        let (committed, commits) = mpsc::unbounded_channel();
+        let (lease_until, told, stop) = (None, None, false);
+        Driver {
+            node,
+            definition,
+            host,
+            seed,
+            kernel,
+            wire,
+            spread,
+            committed,
+            commits,
+            lease_until,
+            told,
+            stop,
+        }
+    }
+
+    /// Runs until the core says stop.
+    pub async fn drive(mut self, mut inputs: Inputs) -> Result<()> {
+        let mut gossip_ended = Box::pin(self.spread.ended());
+        let mut leaving = false;
+        self.carry_out().await;
+        while !self.stop {
+            let wait = self.node.next_deadline().since(clock::now());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
+                Some(message) = inputs.incoming.recv() => match message {
+                    Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
+                    Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
+                    // chitchat falling behind loses datagrams, as a network would.
+                    Incoming::Gossip(from, bytes) => drop(inputs.gossip_in.try_send((from, bytes))),
+                },
+                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
+                Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
+                Some(question) = inputs.questions.recv() => self.answer(question),
+                () = inputs.signals.leave() => {
+                    if leaving {
+                        tracing::warn!("told twice to end: ending without a hand-over");
+                        return Ok(());
+                    }
+                    leaving = true;
+                    notify(&[NotifyState::Stopping]);
+                    self.feed(Input::Leave).await;
+                }
+                ended = &mut gossip_ended => {
+                    let why = ended.err().map_or_else(|| "without a reason".into(), |e| format!("{e:#}"));
+                    return Err(Failure::failed(format_args!("gossip has ended: {why}")));
+                }
+            }
+        }
+        // The last word is on its way through the socket's queue; nothing waits for it any more.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(())
+    }
+
+    async fn feed(&mut self, input: Input) {
+        self.node.handle(clock::now(), input);
+        self.carry_out().await;
+        self.tell_systemd();
+    }
+
+    async fn carry_out(&mut self) {
+        while let Some(action) = self.node.poll_action() {
+            match action {
+                Action::Publish { report, to } => self.publish(&report, &to).await,
+                Action::Apply(change) => self.apply(change),
+                Action::Renew { lease_until } => {
+                    self.lease_until = Some(lease_until);
+                    self.kernel.netfilter.renew(lease_until);
+                }
+                Action::Note(event) => match story::tell(&event) {
+                    (story::Volume::Info, text) => tracing::info!("{text}"),
+                    (story::Volume::Warn, text) => tracing::warn!("{text}"),
+                },
+                Action::Stop => self.stop = true,
+            }
+        }
+    }
+
+    async fn publish(&mut self, report: &Report, to: &Recipients) {
+        let Some(bytes) = crate::gossip::encode(report) else {
+            tracing::error!("our report is too large to be sent; the lease will run out");
+            return;
+        };
+        let at = clock::now();
+        let only = match to {
+            Recipients::One(host) => Some(host.as_str()),
+            Recipients::All => None,
+        };
+        if self.wire.send_to_hosts(only, Kind::Report, &bytes).await {
+            self.node.handle(clock::now(), Input::Sent { at });
+        }
+        self.spread.publish(&bytes).await;
+    }
+
+    fn apply(&mut self, change: Change) {
+        self.lease_until = change.lease_until;
+        let owned = change.claims.get(DEFAULT_SERVICE).cloned().unwrap_or_default();
+        let answer = self.kernel.netfilter.change(owned, change.lease_until);
+        let committed = self.committed.clone();
+        tokio::spawn(async move {
+            let ok = answer.await.unwrap_or(false);
+            let _ = committed.send((change.id, ok));
+        });
+    }
+
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Status(to) => drop(to.send(self.status())),
+            Question::Slices(to) => drop(to.send(answers::slices(&self.node, self.definition))),
+            Question::Owner(client, service, to) => drop(to.send(self.owner(client, service))),
+        }
+    }
+
+    /// A line for `systemctl status`, when it has changed, and a sign of life for the watchdog.
+    fn tell_systemd(&mut self) {
+        let status = self.node.status(clock::now());
+        let alive = status.hosts.iter().filter(|h| h.alive).count();
+        let owned: u32 = status.services.iter().map(|s| s.owned).sum();
+        let line = format!(
+            "{:?}, {owned} of {} slices, {alive} of {} hosts alive",
+            status.state,
+            self.definition.slices,
+            status.hosts.len()
+        )
+        .to_lowercase();
+        let mut state = vec![NotifyState::Watchdog];
+        if self.told.as_ref() != Some(&line) {
+            state.push(NotifyState::Status(&line));
+        }
+        notify(&state);
+        self.told = Some(line);
+    }
+
+    /// How many datagrams failed authentication, were replayed, came from nowhere known.
+    pub(super) fn wire_counts(&self) -> [u64; 4] {
+        let c = &self.wire.counts;
+        [&c.forged, &c.replayed, &c.unknown, &c.unreadable].map(|n| n.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,180 @@
+//! The daemon: one loop that waits, feeds the core, carries out what the core decides.
+
+mod answers;
+mod driver;
+mod incarnation;
+mod lock;
+mod story;
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use onemac_definition::{Definition, Host};
+use onemac_rules::Wanted;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::driver::{Driver, Inputs};
+pub use self::lock::Lock;
+use crate::clock;
+use crate::control::{server, socket_path};
+use crate::failure::{Failure, Result};
+use crate::gossip::spread::{Identity, Spread};
+use crate::gossip::wire::{Incoming, Wire};
+use crate::kernel::Kernel;
+use crate::setup::{self, Secret};
+
+/// Runs the agent until it is told to leave.
+///
+/// Whatever can fail for a reason of the operator's is tried before anything is made.
+pub async fn run(file: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> {
+    let definition = setup::load_definition(file)?;
+    setup::refuse_what_is_to_come(file, &definition)?;
+    let host = setup::pick_host(&definition, host)?;
+    let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
+    let _lock = Lock::take()?;
+    fs::create_dir_all(run_dir).map_err(|e| {
+        Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
+    })?;
+    let incarnation = incarnation::next(run_dir)?;
+    let (wire, incoming) = open_wire(&definition, host, &secret, incarnation).await?;
+    let questions = server::open(&socket_path(run_dir))?;
+    let signals = Signals::open()?;
+
+    let kernel = Kernel::bring_up(wanted(&definition, host, &secret), run_dir).await;
+    let result = match kernel {
+        Ok(kernel) => {
+            let served = serve(
+                &definition,
+                host,
+                incarnation,
+                secret.hash_seed(),
+                &kernel,
+                wire,
+                (incoming, questions, signals),
+            );
+            let served = served.await;
+            let failures = kernel.tear_down().await;
+            failures.iter().for_each(|failure| tracing::error!("{failure}"));
+            served.and(failures.into_iter().next().map_or(Ok(()), Err))
+        }
+        Err(error) => Err(error),
+    };
+    let _ = fs::remove_file(socket_path(run_dir));
+    result
+}
+
+type Doors = (mpsc::Receiver<Incoming>, mpsc::Receiver<server::Question>, Signals);
+
+async fn serve(
+    definition: &Definition,
+    host: &Host,
+    incarnation: u64,
+    seed: u32,
+    kernel: &Kernel,
+    wire: Arc<Wire>,
+    (incoming, questions, signals): Doors,
+) -> Result<()> {
+    let (gossip_in, gossip_queue) = mpsc::channel(256);
+    let (report_in, spread_reports) = mpsc::unbounded_channel();
+    let me = Identity {
+        cluster: definition.cluster.clone(),
+        host: host.name.clone(),
+        address: host.gossip,
+        incarnation,
+    };
+    let seeds: Vec<SocketAddr> =
+        definition.hosts.iter().map(|h| h.gossip).filter(|a| *a != host.gossip).collect();
+    let interval = definition.timing.heartbeat;
+    let spread = Spread::start(me, interval, &seeds, Arc::clone(&wire), gossip_queue, report_in).await;
+    let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
+
+    let node = onemac_core::node::Node::new(
+        &host.name,
+        setup::cluster(definition),
+        setup::timing(definition),
+        incarnation,
+        clock::now(),
+    );
+    notify(&[NotifyState::Ready]);
+    let inputs = Inputs { incoming, gossip_in, spread_reports, questions, signals };
+    Driver::new(node, definition, host, seed, kernel, (wire, spread)).drive(inputs).await
+}
+
+async fn open_wire(
+    definition: &Definition,
+    host: &Host,
+    secret: &Secret,
+    incarnation: u64,
+) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
+    let peers: HashMap<SocketAddr, String> =
+        definition.hosts.iter().filter(|h| h.name != host.name).map(|h| (h.gossip, h.name.clone())).collect();
+    let wire = Wire::open(host.gossip, secret.gossip_key(), incarnation, peers).await.map_err(|e| {
+        let advice = match e.kind() {
+            std::io::ErrorKind::AddrNotAvailable => "that address is not on this host: is --host right?",
+            std::io::ErrorKind::AddrInUse => "another program has this port: another agent on this host?",
+            _ => "see `gossip` of this host in the definition",
+        };
+        Failure::failed(format_args!("can not listen for gossip at {}: {e}; {advice}", host.gossip))
+    })?;
+    let incoming = wire.listen();
+    Ok((wire, incoming))
+}
+
+/// What this host wants of its kernel before anything is decided: to accept nothing.
+pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
+    Wanted {
+        device: host.interface.clone(),
+        // Read from the device when it is looked up.
+        device_mac: onemac_rules::MacAddr([0; 6]),
+        cluster_mac: definition.mac.octets().into(),
+        vips: definition.vips.clone(),
+        slices: definition.slices,
+        seed: secret.hash_seed(),
+        owned: Default::default(),
+        lease: None,
+    }
+}
+
+/// The signals that mean something.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn open() -> Result<Self> {
+        let open =
+            |kind| signal(kind).map_err(|e| Failure::failed(format_args!("can not watch for signals: {e}")));
+        Ok(Signals {
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+            hangup: open(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the operator's wish to end.
+    async fn leave(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("reload is still to come: restart the agent to apply a new definition");
+                }
+            }
+        }
+    }
+}
+
+/// Tells systemd, if it is there.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}

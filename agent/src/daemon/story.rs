@@ -1,0 +1,84 @@
+//! The core's events in words, for the log.
+
+use onemac_core::node::{Event, Hold};
+
+/// How loud an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// Ordinary life.
+    Info,
+    /// Somebody should look.
+    Warn,
+}
+
+/// An event as a sentence.
+pub fn tell(event: &Event) -> (Volume, String) {
+    use Volume::{Info, Warn};
+    match event {
+        Event::Started { incarnation } => {
+            (Info, format!("life {incarnation} begins: accepting nothing, listening for the others"))
+        }
+        Event::Holding { why } => match why {
+            Hold::Listening { missing } => (Info, format!("waiting to hear {}", missing.join(", "))),
+            other => {
+                let (what, advice) = explain(other);
+                (Warn, format!("{what}: {advice}"))
+            }
+        },
+        Event::HostAlive { host, .. } => (Info, format!("{host} is heard")),
+        Event::HostGone { host, silent_ms } => {
+            (Warn, format!("{host} is gone: silent for {silent_ms} ms, longer than its lease lasts"))
+        }
+        Event::ViewChanged { view, hosts } => (Info, format!("view {view}: {}", hosts.join(", "))),
+        Event::Agreed { view } => (Info, format!("view {view} is agreed")),
+        Event::SlicesMoved { acquired, released, owned } => {
+            (Info, format!("slices: {acquired} acquired, {released} released, {owned} now"))
+        }
+        Event::KernelRefused => (Warn, "the kernel refused a change; trying again".into()),
+        Event::Stalled { gap_ms } => (
+            Warn,
+            format!("this process did not run for {gap_ms} ms, longer than its lease lasts: starting over"),
+        ),
+        Event::LeaseLapsed => (
+            Warn,
+            "the others did not confirm our heartbeats for a whole lease, so the kernel stopped accepting: \
+             starting over"
+                .into(),
+        ),
+        Event::NameHeard { incarnation } => (
+            Warn,
+            format!(
+                "somebody speaks in this host's name (life {incarnation}): another machine with the same --host?"
+            ),
+        ),
+        Event::Leaving => (Info, "leaving: handing the slices over".into()),
+        Event::Left => (Info, "left".into()),
+        // Events of a newer core are told as they are.
+        #[allow(unreachable_patterns)]
+        other => (Info, format!("{other:?}")),
+    }
+}
+
+/// Why a host holds back, and what to do.
+pub fn explain(hold: &Hold) -> (String, String) {
+    match hold {
+        Hold::Listening { missing } => (
+            format!("not heard yet: {}", missing.join(", ")),
+            "nothing; this host serves after the expiry in any case".into(),
+        ),
+        Hold::Definition { hosts } => (
+            format!("{} run by another cluster definition, so this host accepts nothing", hosts.join(", ")),
+            "copy the same definition to every host and restart the agents whose file changed".into(),
+        ),
+        Hold::Secret { hosts } => (
+            format!("{} speak, but not with our secret, so this host accepts nothing", hosts.join(", ")),
+            "copy the same secret file to every host and restart the agent".into(),
+        ),
+        Hold::NameTaken => (
+            "another machine uses this host's name, so this host accepts nothing".into(),
+            "give each machine its own --host (or hostname), then restart the agent".into(),
+        ),
+        #[allow(unreachable_patterns)]
+        other => (format!("{other:?}"), "see the log".into()),
+    }
+}

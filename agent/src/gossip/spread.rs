@@ -1,0 +1,140 @@
+//! Reports by way of others: chitchat on top of the wire.
+//!
+//! Hosts send their reports to each other directly; where a direct way is cut, gossip finds another one.
+//! chitchat's own failure detector only picks whom it gossips with; who is alive is decided by the core.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use chitchat::transport::{Socket, Transport};
+use chitchat::{
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig,
+    Serializable, spawn_chitchat,
+};
+use onemac_core::report::Report;
+use tokio::sync::{Mutex, mpsc};
+
+use super::seal::Kind;
+use super::wire::Wire;
+
+/// The one key of every host.
+const KEY: &str = "report";
+
+/// Suspicion at which chitchat gossips less with a host: measured for 100 ms rounds, 600 to 800 ms.
+const PHI: f64 = 8.0;
+
+/// What this host spreads, and the task that does.
+pub struct Spread {
+    handle: ChitchatHandle,
+}
+
+/// Who a host is among the gossips.
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The host's name.
+    pub host: String,
+    /// Its gossip address.
+    pub address: SocketAddr,
+    /// This run; grows with every start.
+    pub incarnation: u64,
+}
+
+impl Spread {
+    /// Starts gossiping over `wire` every `interval` with `seeds`. Datagrams come in by `incoming`, reports
+    /// of others go out by `reports`.
+    pub async fn start(
+        me: Identity,
+        interval: Duration,
+        seeds: &[SocketAddr],
+        wire: Arc<Wire>,
+        incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> anyhow::Result<Self> {
+        let config = ChitchatConfig {
+            chitchat_id: ChitchatId::new(me.host.clone(), me.incarnation, me.address),
+            cluster_id: me.cluster,
+            gossip_interval: interval,
+            listen_addr: me.address,
+            seed_nodes: seeds.iter().map(ToString::to_string).collect(),
+            failure_detector_config: FailureDetectorConfig {
+                phi_threshold: PHI,
+                initial_interval: interval,
+                max_interval: interval * 20,
+                dead_node_grace_period: Duration::from_secs(3600),
+                ..FailureDetectorConfig::default()
+            },
+            marked_for_deletion_grace_period: Duration::from_secs(3600),
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let transport = WireTransport { wire, incoming: Mutex::new(Some(incoming)) };
+        let handle = spawn_chitchat(config, Vec::new(), &transport).await?;
+        handle
+            .with_chitchat(|chitchat| {
+                let reports = reports.clone();
+                let listener = chitchat.subscribe_event(KEY, move |event| {
+                    let bytes = BASE64.decode(event.value).ok();
+                    if let Some(report) = bytes.and_then(|b| super::decode(&b)) {
+                        let _ = reports.send(report);
+                    }
+                });
+                listener.forever();
+            })
+            .await;
+        Ok(Spread { handle })
+    }
+
+    /// Puts our newest report where the next round finds it.
+    pub async fn publish(&self, encoded: &[u8]) {
+        let value = BASE64.encode(encoded);
+        self.handle.with_chitchat(|c| c.self_node_state().set(KEY, value.as_str())).await;
+    }
+
+    /// Waits until gossiping has ended, which it should not.
+    pub fn ended(&self) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        self.handle.termination_watcher()
+    }
+}
+
+struct WireTransport {
+    wire: Arc<Wire>,
+    incoming: Mutex<Option<mpsc::Receiver<(SocketAddr, Vec<u8>)>>>,
+}
+
+#[async_trait]
+impl Transport for WireTransport {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let incoming = self.incoming.lock().await.take();
+        let incoming = incoming.ok_or_else(|| anyhow::anyhow!("the gossip transport is open already"))?;
+        Ok(Box::new(WireSocket { wire: Arc::clone(&self.wire), incoming }))
+    }
+}
+
+struct WireSocket {
+    wire: Arc<Wire>,
+    incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+}
+
+#[async_trait]
+impl Socket for WireSocket {
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        self.wire.send(to, Kind::Gossip, &message.serialize_to_vec()).await;
+        Ok(())
+    }
+
+    // Cancelled on every round by chitchat's select: the queue keeps what was not taken.
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        loop {
+            let (from, bytes) =
+                self.incoming.recv().await.ok_or_else(|| anyhow::anyhow!("the gossip socket is gone"))?;
+            if let Ok(message) = ChitchatMessage::deserialize(&mut bytes.as_slice()) {
+                return Ok((from, message));
+            }
+        }
+    }
+}

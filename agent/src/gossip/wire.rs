@@ -1,0 +1,169 @@
+//! The gossip socket: every datagram of the agents goes out and comes in here.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use onemac_core::report::Report;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use super::seal::{Kind, Opened, Sealer};
+
+/// The largest datagram that UDP over IPv4 can carry.
+pub const DATAGRAM_MAX: usize = 65_507;
+
+/// How many incoming messages wait for a reader. More than a few rounds of the largest cluster; beyond
+/// that the newest are dropped, which gossip repairs.
+const QUEUE: usize = 1024;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A host's own word, sent directly.
+    Report(Report),
+    /// A datagram of chitchat.
+    Gossip(SocketAddr, Vec<u8>),
+    /// A datagram from this configured host failed authentication.
+    Stranger(String),
+}
+
+/// Counts for the operator.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Datagrams that failed authentication.
+    pub forged: AtomicU64,
+    /// Genuine datagrams that came a second time or from a run that is over.
+    pub replayed: AtomicU64,
+    /// Datagrams from addresses that no configured host has.
+    pub unknown: AtomicU64,
+    /// Genuine datagrams that this version can not read.
+    pub unreadable: AtomicU64,
+}
+
+/// The socket and its secrets.
+pub struct Wire {
+    socket: UdpSocket,
+    sealer: Mutex<Sealer>,
+    peers: HashMap<SocketAddr, String>,
+    /// For the operator.
+    pub counts: Counts,
+}
+
+impl Wire {
+    /// Binds `me`. `peers` are the other configured hosts by address.
+    pub async fn open(
+        me: SocketAddr,
+        key: [u8; 32],
+        nonce: u64,
+        peers: HashMap<SocketAddr, String>,
+    ) -> io::Result<Arc<Self>> {
+        let socket = UdpSocket::bind(me).await?;
+        let sealer = Mutex::new(Sealer::new(key, me, nonce));
+        Ok(Arc::new(Wire { socket, sealer, peers, counts: Counts::default() }))
+    }
+
+    /// Sends `body` to `to`; before a handshake a greeting goes in its place. Whether a datagram left.
+    pub async fn send(&self, to: SocketAddr, kind: Kind, body: &[u8]) -> bool {
+        let datagram = {
+            let mut sealer = self.sealer();
+            match sealer.knows(to) {
+                true => sealer.seal(to, kind, body),
+                false => sealer.seal(to, Kind::Hello, &[]),
+            }
+        };
+        self.put(to, &datagram).await
+    }
+
+    /// Sends `body` to one host or to all; whether any datagram left.
+    pub async fn send_to_hosts(&self, only: Option<&str>, kind: Kind, body: &[u8]) -> bool {
+        let mut left = false;
+        for (&address, host) in &self.peers {
+            if only.is_none_or(|wanted| wanted == host) {
+                left |= self.send(address, kind, body).await;
+            }
+        }
+        left
+    }
+
+    /// Starts reading. The returned queue gets everything that is genuine.
+    pub fn listen(self: &Arc<Self>) -> mpsc::Receiver<Incoming> {
+        let (queue, incoming) = mpsc::channel(QUEUE);
+        let wire = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut buffer = vec![0; DATAGRAM_MAX];
+            loop {
+                match wire.socket.recv_from(&mut buffer).await {
+                    Ok((len, from)) => wire.receive(from, &buffer[..len], &queue).await,
+                    // Errors of earlier sends (ICMP) and of memory: the socket goes on.
+                    Err(error) => tracing::debug!(%error, "gossip socket"),
+                }
+                if queue.is_closed() {
+                    return;
+                }
+            }
+        });
+        incoming
+    }
+
+    async fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
+        let Some(host) = self.peers.get(&from) else {
+            self.counts.unknown.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let greeting = {
+            let mut sealer = self.sealer();
+            let met = sealer.knows(from);
+            match sealer.open(from, datagram) {
+                Opened::Body(kind, body) => {
+                    self.deliver(from, kind, body, queue);
+                    // The first genuine word of a run: show that we have heard it.
+                    (!met).then(|| sealer.seal(from, Kind::Hello, &[]))
+                }
+                Opened::Greet => Some(sealer.seal_greeting(from, datagram)),
+                Opened::Replay => {
+                    self.counts.replayed.fetch_add(1, Ordering::Relaxed);
+                    None
+                }
+                Opened::Forged => {
+                    self.counts.forged.fetch_add(1, Ordering::Relaxed);
+                    let _ = queue.try_send(Incoming::Stranger(host.clone()));
+                    None
+                }
+            }
+        };
+        if let Some(greeting) = greeting {
+            self.put(from, &greeting).await;
+        }
+    }
+
+    fn deliver(&self, from: SocketAddr, kind: Kind, body: &[u8], queue: &mpsc::Sender<Incoming>) {
+        let incoming = match kind {
+            Kind::Hello => return,
+            Kind::Gossip => Some(Incoming::Gossip(from, body.to_vec())),
+            Kind::Report => super::decode(body).map(Incoming::Report),
+        };
+        match incoming {
+            // A full queue drops: whoever can not keep up hears the next heartbeat.
+            Some(incoming) => drop(queue.try_send(incoming)),
+            None => drop(self.counts.unreadable.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    async fn put(&self, to: SocketAddr, datagram: &[u8]) -> bool {
+        match self.socket.send_to(datagram, to).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%to, %error, "a datagram did not leave");
+                false
+            }
+        }
+    }
+
+    fn sealer(&self) -> MutexGuard<'_, Sealer> {
+        // A panic while the lock was held leaves counters that are at worst too high.
+        self.sealer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

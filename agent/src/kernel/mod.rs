@@ -1,0 +1,107 @@
+//! The kernel's side of a host: the shared device, its addresses, the rules, the settings.
+//!
+//! The order is what keeps the switch ignorant of the cluster MAC: the rules stand before the device comes
+//! up and fall after it is gone. [`netfilter`] has a thread of its own for the rules; [`link`] makes the
+//! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses.
+
+pub mod conflict;
+pub mod link;
+pub mod netfilter;
+pub mod sysctl;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use onemac_rules::Wanted;
+
+use self::link::Links;
+use self::netfilter::Netfilter;
+use crate::failure::{Failure, Result};
+
+/// The device that holds the shared addresses.
+pub const SHARED_DEVICE: &str = onemac_definition::OWN_LINK;
+
+/// What an agent has made in the kernel.
+pub struct Kernel {
+    links: Links,
+    /// The rules and their thread.
+    pub netfilter: Netfilter,
+    sysctls: sysctl::Changed,
+}
+
+impl Kernel {
+    /// Makes everything that `wanted` needs, accepting nothing yet. What an earlier run left is taken over.
+    ///
+    /// On an error whatever was made is removed again.
+    pub async fn bring_up(wanted: Wanted, run_dir: &Path) -> Result<Self> {
+        let links = Links::open()?;
+        let service = links.service_device(&wanted.device).await?;
+        let wanted = Wanted { device_mac: service.mac, ..wanted };
+        links.refuse_foreign_holders(&wanted.vips).await?;
+        conflict::refuse_strangers(&wanted).await?;
+
+        let netfilter = Netfilter::install(wanted.clone()).await?;
+        let sysctls = sysctl::Changed::load(run_dir);
+        let mut kernel = Kernel { links, netfilter, sysctls };
+        match kernel.bring_up_device(&wanted, service.index).await {
+            Ok(()) => Ok(kernel),
+            Err(error) => {
+                for undone in kernel.tear_down().await {
+                    tracing::error!("while cleaning up: {undone}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_up_device(&mut self, wanted: &Wanted, service_index: u32) -> Result<()> {
+        let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
+        let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false));
+        let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
+        let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
+        self.sysctls.apply(&service)?;
+        let octets = wanted.cluster_mac.0;
+        let index = self.links.shared_device(SHARED_DEVICE, service_index, octets).await?;
+        // The settings of the shared device vanish with it: nothing to remember.
+        sysctl::apply_unremembered(&shared)?;
+        self.links.set_up(SHARED_DEVICE, index).await?;
+        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await
+    }
+
+    /// Removes everything, the device before the rules; says what could not be removed.
+    pub async fn tear_down(mut self) -> Vec<Failure> {
+        let device = self.links.remove(SHARED_DEVICE).await.map(drop);
+        // While the device stands, the rules that mask it must stand too.
+        let rules = match &device {
+            Ok(()) => self.netfilter.remove().await,
+            Err(_) => Ok(()),
+        };
+        [device, rules, self.sysctls.restore()].into_iter().filter_map(std::result::Result::err).collect()
+    }
+}
+
+/// What [`clean`] found and removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// The shared device, with its addresses.
+    pub device: bool,
+    /// The rules.
+    pub rules: bool,
+    /// Settings that are back to what they were, by path.
+    pub settings: Vec<String>,
+}
+
+/// Removes what an agent left.
+pub async fn clean(run_dir: &Path) -> Result<Cleaned> {
+    let device = Links::open()?.remove(SHARED_DEVICE).await?;
+    let rules = netfilter::remove_left_over().await?;
+    let mut sysctls = sysctl::Changed::load(run_dir);
+    let settings = sysctls.paths();
+    sysctls.restore()?;
+    Ok(Cleaned { device, rules, settings })
+}
+
+/// The prefix length of a single address.
+fn host_prefix(address: &IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

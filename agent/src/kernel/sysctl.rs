@@ -1,0 +1,127 @@
+//! Kernel settings: read, compare, write, remember, restore.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use onemac_rules::sysctl::Sysctl;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Result};
+
+/// Settings of devices that outlive the agent, as they were before it changed them. Kept in the run
+/// directory, so that `onemac clean` can restore what a killed agent changed.
+pub struct Changed {
+    file: PathBuf,
+    former: Vec<Former>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Former {
+    path: String,
+    was: u32,
+    now: u32,
+}
+
+impl Changed {
+    /// What an earlier run in this directory changed and did not restore.
+    pub fn load(run_dir: &Path) -> Self {
+        let file = run_dir.join("sysctls.json");
+        let text = fs::read(&file).unwrap_or_default();
+        Changed { former: serde_json::from_slice(&text).unwrap_or_default(), file }
+    }
+
+    /// The paths that are to be restored.
+    pub fn paths(&self) -> Vec<String> {
+        self.former.iter().map(|f| f.path.clone()).collect()
+    }
+
+    /// Makes the settings as wanted, remembering what they were before it changes them.
+    pub fn apply(&mut self, settings: &[Sysctl]) -> Result<()> {
+        for setting in settings {
+            let Some(own) = unmet(setting)? else { continue };
+            // An earlier run's memory is the older one, and so the right one.
+            match self.former.iter_mut().find(|f| f.path == setting.path) {
+                Some(former) => former.now = setting.value,
+                None => self.former.push(Former { path: setting.path.clone(), was: own, now: setting.value }),
+            }
+            self.save()?;
+            write_checked(setting)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was changed, except what somebody else has changed since.
+    pub fn restore(&mut self) -> Result<()> {
+        for former in std::mem::take(&mut self.former).into_iter().rev() {
+            match read(&former.path) {
+                Ok(value) if value == former.now => write(&former.path, former.was)?,
+                Ok(value) => {
+                    tracing::info!("{} is {value} by somebody else's hand: left alone", former.path);
+                }
+                // The device is gone and its settings with it.
+                Err(_) => {}
+            }
+        }
+        match fs::remove_file(&self.file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::failed(format_args!("can not remove {}: {e}", self.file.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(&self.former).map_err(Failure::failed)?;
+        fs::write(&self.file, bytes)
+            .map_err(|e| Failure::failed(format_args!("can not write {}: {e}", self.file.display())))
+    }
+}
+
+/// Makes settings that vanish by themselves.
+pub fn apply_unremembered(settings: &[Sysctl]) -> Result<()> {
+    for setting in settings {
+        if unmet(setting)?.is_some() {
+            write_checked(setting)?;
+        }
+    }
+    Ok(())
+}
+
+/// The present value, if the kernel does not act as wanted.
+fn unmet(setting: &Sysctl) -> Result<Option<u32>> {
+    let own = read(&setting.path)?;
+    Ok((!setting.is_met(own, all(setting)?)).then_some(own))
+}
+
+fn all(setting: &Sysctl) -> Result<Option<u32>> {
+    setting.combined_with.as_deref().map(read).transpose()
+}
+
+fn write_checked(setting: &Sysctl) -> Result<()> {
+    write(&setting.path, setting.value)?;
+    if setting.is_met(read(&setting.path)?, all(setting)?) {
+        return Ok(());
+    }
+    let in_the_way = setting.combined_with.as_deref().unwrap_or(&setting.path).replace('/', ".");
+    Err(Failure::failed(format_args!(
+        "{in_the_way} overrides {}, which must act as {}: {}; change it with sysctl -w",
+        setting.path.replace('/', "."),
+        setting.value,
+        setting.reason
+    )))
+}
+
+fn read(path: &str) -> Result<u32> {
+    let full = Path::new("/proc/sys").join(path);
+    let text = fs::read_to_string(&full)
+        .map_err(|e| Failure::failed(format_args!("can not read {}: {e}", full.display())))?;
+    text.trim().parse().map_err(|_| {
+        Failure::failed(format_args!("{} holds `{}`, not a number", full.display(), text.trim()))
+    })
+}
+
+fn write(path: &str, value: u32) -> Result<()> {
+    let full = Path::new("/proc/sys").join(path);
+    fs::write(&full, value.to_string())
+        .map_err(|e| Failure::failed(format_args!("can not write {value} to {}: {e}", full.display())))
+}
