@@ -180,6 +180,12 @@ impl Host {
         self.programs().agent.as_mut().is_some_and(|agent| !agent.paused && agent.process.is_running())
     }
 
+    /// Whether its agent was started and has ended without being told to.
+    #[must_use]
+    pub fn agent_has_died(&self) -> bool {
+        self.programs().agent.as_mut().is_some_and(|agent| !agent.process.is_running())
+    }
+
     /// Sends a signal to the agent.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! A small shell waits at the other end of a pipe. When the pipe closes, and the kernel closes it
 //! however this process ends, the shell removes the lab's processes, namespaces and directory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,14 +24,18 @@ pub(crate) struct Janitor {
 
 impl Janitor {
     /// Puts the shell in place, before the first namespace is made.
-    pub(crate) fn hire(prefix: &str, dir: &Path) -> Result<Self> {
+    ///
+    /// `lock`, where another run could have the same prefix, is held until all is removed, so that the
+    /// shell never removes what the next run of that name has made.
+    pub(crate) fn hire(prefix: &str, dir: &Path, lock: Option<File>) -> Result<Self> {
         let child = Command::new("sh")
             .args(["-c", REMOVE, "onemac-lab-janitor", prefix])
             .arg(dir)
             .arg("wait")
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            // It prints nothing; what it inherits is the lock.
+            .stdout(lock.map_or_else(Stdio::null, Stdio::from))
             .stderr(Stdio::null())
             .spawn()
             .context("could not start sh, which is to clean up after the lab")?;
@@ -54,6 +58,17 @@ impl Drop for Janitor {
         // Nothing more can be done here about a shell that is gone; the next run finds the left-overs.
         let _ = self.child.wait();
     }
+}
+
+/// Makes sure that no other run uses this prefix. The empty lock file stays.
+///
+/// # Errors
+/// When one does.
+pub(crate) fn lock(prefix: &str) -> Result<File> {
+    let path = directory(prefix).with_extension("lock");
+    let file = File::create(&path).with_context(|| format!("could not make {}", path.display()))?;
+    file.try_lock().with_context(|| format!("another lab named {prefix} is running or being removed"))?;
+    Ok(file)
 }
 
 /// Removes every namespace whose name starts with `prefix`, the processes in them, and the directory

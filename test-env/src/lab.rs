@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::janitor::{self, Janitor};
 use crate::netns::Netns;
 use crate::topology::{self, Bystanders};
-use crate::wait::poll_until;
+use crate::wait::{Hopeless, poll_until};
 
 /// How long a cluster may take to agree. Generous: other work may hold both cores.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -67,15 +67,16 @@ impl Lab {
         ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
         janitor::sweep();
         let prefix = match &plan.label {
-            Some(label) => {
-                let prefix = format!("om-{label}-");
-                janitor::remove(&prefix)?;
-                prefix
-            }
+            Some(label) => format!("om-{label}-"),
             None => format!("om{}-{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
         };
         let dir = janitor::directory(&prefix);
-        let janitor = Janitor::hire(&prefix, &dir)?;
+        let lock = plan.label.as_ref().map(|_| janitor::lock(&prefix)).transpose()?;
+        if lock.is_some() {
+            // One that was kept.
+            janitor::remove(&prefix)?;
+        }
+        let janitor = Janitor::hire(&prefix, &dir, lock)?;
         fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
         let bystanders = topology::build(&prefix, plan.narrow_mtu)?;
@@ -227,6 +228,11 @@ impl Lab {
     fn is_settled(&self) -> Result<bool> {
         let living: BTreeSet<String> =
             self.hosts.iter().filter(|host| host.agent_is_living()).map(Host::name).collect();
+        for host in self.hosts.iter().filter(|host| host.agent_has_died()) {
+            let text =
+                format!("the agent of {} has ended; its log ends:\n{}", host.name(), host.agent_log(10));
+            return Err(Hopeless(text).into());
+        }
         ensure!(!living.is_empty(), "no agent is running");
         let mut views = BTreeSet::new();
         let mut owned = 0;

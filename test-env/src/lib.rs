@@ -45,4 +45,4 @@ pub use process::Process;
 pub use server::{Server, ask_udp, fetch_tcp};
 pub use snapshot::Snapshot;
 pub use topology::{addr, client_v4, client_v6, neighbour_v4, neighbour_v6};
-pub use wait::poll_until;
+pub use wait::{Hopeless, poll_until};

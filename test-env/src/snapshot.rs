@@ -50,7 +50,10 @@ impl Snapshot {
             ("rules", "rule show"),
             ("rules of IPv6", "-6 rule show"),
         ] {
-            items.insert(what.to_owned(), own_lines(&netns.run("ip", &arguments.split(' ').collect::<Vec<_>>())?));
+            items.insert(
+                what.to_owned(),
+                own_lines(&netns.run("ip", &arguments.split(' ').collect::<Vec<_>>())?),
+            );
         }
         netns.within(|| {
             read_tree(Path::new("/proc/sys/net"), &mut items);

@@ -153,7 +153,9 @@ pub(crate) fn build(prefix: &str, narrow_mtu: Option<u16>) -> Result<Bystanders>
             far.sysctl(FORWARDING)?;
             join(&router, &far, None, "203.0.113", "2001:db8:0:2")?;
             join(&far, &clients, Some(mtu), "198.51.100", "2001:db8:0:3")?;
-            router.ip("route add 198.51.100.0/24 via 203.0.113.2\nroute add 2001:db8:0:3::/64 via 2001:db8:0:2::2")?;
+            router.ip(
+                "route add 198.51.100.0/24 via 203.0.113.2\nroute add 2001:db8:0:3::/64 via 2001:db8:0:2::2",
+            )?;
             Some(far)
         }
     };

@@ -37,7 +37,9 @@ fn the_watch_on_the_switch_sees_a_mac_that_was_there_for_a_moment() -> Result<()
         addr::VIP4,
     );
     onemac_test_env::frames::Injector::open(lab.neighbour(), "eth0")?.send(&frame)?;
-    lab.wait_until("the switch learns the stranger", PATIENCE, || Ok(lab.switch().learned(stranger)?.is_some()))?;
+    lab.wait_until("the switch learns the stranger", PATIENCE, || {
+        Ok(lab.switch().learned(stranger)?.is_some())
+    })?;
     lab.switch().netns().ip("link set lan down")?;
     assert_eq!(lab.switch().learned(stranger)?, None);
     assert!(!watch.sightings(stranger)?.is_empty());

@@ -1,0 +1,54 @@
+# Sourced by the scripts beside it: what they need of Debian, installed where it is missing.
+
+# need_packages PACKAGE...
+need_packages() {
+    local package missing=()
+    for package in "$@"; do
+        dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    echo "installing: ${missing[*]}" >&2
+    # Daemons among them are for the lab's namespaces; on this machine itself they are not to start.
+    local policy=/usr/sbin/policy-rc.d made_policy=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made_policy=1
+    fi
+    local status=0
+    apt_install "${missing[@]}" || { apt-get -qq update && apt_install "${missing[@]}"; } || status=$?
+    [ -z "$made_policy" ] || rm -f "$policy"
+    if [ $status -ne 0 ]; then
+        echo "could not install: ${missing[*]}" >&2
+        exit 1
+    fi
+    if [ -d /run/systemd/system ]; then
+        for package in "${missing[@]}"; do
+            case $package in knot) systemctl --quiet disable "$package" || true ;; esac
+        done
+    fi
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+need_root() {
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "$0: run it as root: it makes network namespaces. Nothing was done." >&2
+        exit 2
+    fi
+}
+
+need_cargo() {
+    if ! command -v cargo >/dev/null; then
+        echo "$0: no cargo: install Rust (https://rustup.rs)" >&2
+        exit 2
+    fi
+}
+
+BUILD_PACKAGES=(build-essential pkg-config libnftnl-dev libmnl-dev)
+# coreutils: stdbuf, timeout; util-linux: setpriv; iproute2: ip, bridge, ss.
+LAB_PACKAGES=(coreutils util-linux iproute2 nftables knot knot-dnsutils)
+# Besides, for tests and bench.
+TEST_PACKAGES=(iptables iputils-ping)
