@@ -1,4 +1,5 @@
 //! Our copy of the kernel's hash against slices that a kernel computed (`vectors/jhash.txt`).
+#![allow(clippy::unwrap_used, reason = "a test that can not go on ends")]
 
 use onemac_core::jhash::slice_of;
 

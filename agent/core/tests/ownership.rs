@@ -1,4 +1,5 @@
 //! The ownership table against the independent script's vectors, and its promises.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on ends")]
 
 use std::collections::BTreeMap;
 

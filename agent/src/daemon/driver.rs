@@ -1,6 +1,5 @@
 //! The loop, and the carrying out.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::control::server::Question;
 use crate::failure::{Failure, Result};
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
-use crate::gossip::wire::{Incoming, Wire};
+use crate::gossip::wire::{Datagram, Incoming, Wire};
 use crate::kernel::Kernel;
 use crate::setup::DEFAULT_SERVICE;
 
@@ -27,7 +26,7 @@ pub struct Inputs {
     /// What the gossip socket has received.
     pub incoming: mpsc::Receiver<Incoming>,
     /// Where chitchat's datagrams go from there.
-    pub gossip_in: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    pub gossip_in: mpsc::Sender<Datagram>,
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Operators.
@@ -93,7 +92,7 @@ impl<'a> Driver<'a> {
                     Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     // chitchat falling behind loses datagrams, as a network would.
-                    Incoming::Gossip(from, bytes) => drop(inputs.gossip_in.try_send((from, bytes))),
+                    Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,

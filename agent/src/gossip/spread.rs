@@ -19,7 +19,7 @@ use onemac_core::report::Report;
 use tokio::sync::{Mutex, mpsc};
 
 use super::seal::Kind;
-use super::wire::Wire;
+use super::wire::{Datagram, Wire};
 
 /// The one key of every host.
 const KEY: &str = "report";
@@ -52,7 +52,7 @@ impl Spread {
         interval: Duration,
         seeds: &[SocketAddr],
         wire: Arc<Wire>,
-        incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+        incoming: mpsc::Receiver<Datagram>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> anyhow::Result<Self> {
         let config = ChitchatConfig {
@@ -103,7 +103,7 @@ impl Spread {
 
 struct WireTransport {
     wire: Arc<Wire>,
-    incoming: Mutex<Option<mpsc::Receiver<(SocketAddr, Vec<u8>)>>>,
+    incoming: Mutex<Option<mpsc::Receiver<Datagram>>>,
 }
 
 #[async_trait]
@@ -117,7 +117,7 @@ impl Transport for WireTransport {
 
 struct WireSocket {
     wire: Arc<Wire>,
-    incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    incoming: mpsc::Receiver<Datagram>,
 }
 
 #[async_trait]

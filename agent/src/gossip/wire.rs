@@ -19,13 +19,16 @@ pub const DATAGRAM_MAX: usize = 65_507;
 /// that the newest are dropped, which gossip repairs.
 const QUEUE: usize = 1024;
 
+/// Where a datagram came from, and what was in it.
+pub type Datagram = (SocketAddr, Vec<u8>);
+
 /// What comes in.
 #[derive(Debug)]
 pub enum Incoming {
     /// A host's own word, sent directly.
     Report(Report),
     /// A datagram of chitchat.
-    Gossip(SocketAddr, Vec<u8>),
+    Gossip(Datagram),
     /// A datagram from this configured host failed authentication.
     Stranger(String),
 }
@@ -142,7 +145,7 @@ impl Wire {
     fn deliver(&self, from: SocketAddr, kind: Kind, body: &[u8], queue: &mpsc::Sender<Incoming>) {
         let incoming = match kind {
             Kind::Hello => return,
-            Kind::Gossip => Some(Incoming::Gossip(from, body.to_vec())),
+            Kind::Gossip => Some(Incoming::Gossip((from, body.to_vec()))),
             Kind::Report => super::decode(body).map(Incoming::Report),
         };
         match incoming {

@@ -40,8 +40,9 @@ impl Kernel {
         links.refuse_foreign_holders(&wanted.vips).await?;
         conflict::refuse_strangers(&wanted).await?;
 
+        let sysctls = sysctl::Changed::load(run_dir)?;
+
         let netfilter = Netfilter::install(wanted.clone()).await?;
-        let sysctls = sysctl::Changed::load(run_dir);
         let mut kernel = Kernel { links, netfilter, sysctls };
         match kernel.bring_up_device(&wanted, service.index).await {
             Ok(()) => Ok(kernel),
@@ -93,9 +94,9 @@ pub struct Cleaned {
 
 /// Removes what an agent left.
 pub async fn clean(run_dir: &Path) -> Result<Cleaned> {
+    let mut sysctls = sysctl::Changed::load(run_dir)?;
     let device = Links::open()?.remove(SHARED_DEVICE).await?;
     let rules = netfilter::remove_left_over().await?;
-    let mut sysctls = sysctl::Changed::load(run_dir);
     let settings = sysctls.paths();
     sysctls.restore()?;
     Ok(Cleaned { device, rules, settings })

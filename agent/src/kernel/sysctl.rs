@@ -15,6 +15,16 @@ pub struct Changed {
     former: Vec<Former>,
 }
 
+/// The file: where the settings are, and what they were.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    /// A boot resets all settings; what was noted before it means nothing.
+    boot: String,
+    /// Settings of network devices belong to a network namespace.
+    namespace: String,
+    former: Vec<Former>,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Former {
     path: String,
@@ -24,10 +34,29 @@ struct Former {
 
 impl Changed {
     /// What an earlier run in this directory changed and did not restore.
-    pub fn load(run_dir: &Path) -> Self {
+    pub fn load(run_dir: &Path) -> Result<Self> {
         let file = run_dir.join("sysctls.json");
-        let text = fs::read(&file).unwrap_or_default();
-        Changed { former: serde_json::from_slice(&text).unwrap_or_default(), file }
+        let nothing = Changed { file: file.clone(), former: Vec::new() };
+        let Ok(text) = fs::read(&file) else { return Ok(nothing) };
+        let record: Record = serde_json::from_slice(&text).map_err(|e| {
+            Failure::failed(format_args!(
+                "can not read the former settings in {}: {e}; restore them by hand and remove the file",
+                file.display()
+            ))
+        })?;
+        let (boot, namespace) = whereabouts();
+        if record.boot != boot {
+            return Ok(nothing);
+        }
+        if record.namespace != namespace {
+            return Err(Failure::failed(format_args!(
+                "{} belongs to an agent in another network namespace ({}, this is {namespace}): run there, or \
+                 with another --run-dir",
+                file.display(),
+                record.namespace
+            )));
+        }
+        Ok(Changed { file, former: record.former })
     }
 
     /// The paths that are to be restored.
@@ -71,10 +100,19 @@ impl Changed {
     }
 
     fn save(&self) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(&self.former).map_err(Failure::failed)?;
+        let (boot, namespace) = whereabouts();
+        let record = Record { boot, namespace, former: self.former.clone() };
+        let bytes = serde_json::to_vec_pretty(&record).map_err(Failure::failed)?;
         fs::write(&self.file, bytes)
             .map_err(|e| Failure::failed(format_args!("can not write {}: {e}", self.file.display())))
     }
+}
+
+/// This boot, and this network namespace.
+fn whereabouts() -> (String, String) {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into();
+    let namespace = fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    (boot, namespace.display().to_string())
 }
 
 /// Makes settings that vanish by themselves.
