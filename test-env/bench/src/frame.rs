@@ -119,9 +119,11 @@ fn checksum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    /// RFC 1071: with the right sum in it, everything adds up to nothing.
+    /// The sum itself on the example of RFC 1071, 3; and with the right sum in it, everything adds up to
+    /// nothing.
     #[test]
     fn checksums_are_right() {
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
         let pairs = [("10.0.0.1", "192.0.2.53"), ("2001:db9::1", "2001:db8::53")];
         for (client, vip) in pairs.map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())) {
             for (transport, protocol) in [(Transport::Udp, 17), (Transport::Tcp, 6)] {
