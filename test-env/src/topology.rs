@@ -98,13 +98,18 @@ const BYSTANDER: &[(&str, &str)] = &[
 
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
 
-/// A host as Debian 12 leaves it: loose reverse-path filter, no forwarding.
+/// A host as Debian 12 leaves it: loose reverse-path filter, no forwarding. But its card needs no second
+/// of duplicate address detection after boot, in which it could not ask for its router.
 const HOST: &[(&str, &str)] = &[
     ("net.ipv4.conf.all.rp_filter", "2"),
     ("net.ipv4.conf.default.rp_filter", "2"),
     ("net.ipv4.ip_forward", "0"),
     ("net.ipv6.conf.default.accept_ra", "0"),
+    ("net.ipv6.conf.default.accept_dad", "0"),
 ];
+
+/// What devices that come later start with, as on any machine.
+const HOST_AFTERWARDS: &[(&str, &str)] = &[("net.ipv6.conf.default.accept_dad", "1")];
 
 /// The machines that are not cluster hosts.
 #[derive(Debug)]
@@ -181,6 +186,7 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8) -> Result<Netns
         addr::ROUTER4,
         addr::ROUTER6
     ))?;
+    netns.sysctl(HOST_AFTERWARDS)?;
     Ok(netns)
 }
 
@@ -195,7 +201,16 @@ fn plug(switch: &Netns, port: &str, machine: &Netns, mac: &str) -> Result<()> {
          link set {port} master br0 up",
         machine = machine.name()
     ))?;
+    make_room(machine, "eth0")?;
     machine.ip("link set eth0 up").map(drop)
+}
+
+/// Room for all queries of hundreds of clients while the next hop is being resolved: the stock limit holds
+/// some two hundred small packets and drops the rest, which would be nobody's fault here.
+fn make_room(netns: &Netns, device: &str) -> Result<()> {
+    ["ipv4", "ipv6"].iter().try_for_each(|family| {
+        netns.sysctl(&[(&format!("net.{family}.neigh.{device}.unres_qlen_bytes"), "4194304")])
+    })
 }
 
 /// Links `near`'s eth1 to `far`'s eth0 by the addresses .1 and .2, with the routes: the near end sends
@@ -208,6 +223,8 @@ fn join(near: &Netns, far: &Netns, mtu: Option<u16>, v4: &str, v6: &str) -> Resu
          route add 198.18.0.0/22 via {v4}.2",
         far = far.name()
     ))?;
+    make_room(near, "eth1")?;
+    make_room(far, "eth0")?;
     far.ip(&format!(
         "link set eth0 up{mtu}\naddr add {v4}.2/24 dev eth0\naddr add {v6}::2/64 dev eth0 nodad\n\
          route add default via {v4}.1\nroute add default via {v6}::1"

@@ -125,6 +125,16 @@ impl Log {
         found
     }
 
+    /// Clients at least one of whose queries got no answer, and the hosts that answered them at last.
+    #[must_use]
+    pub fn losers(&self) -> Vec<(IpAddr, Option<&str>)> {
+        self.clients
+            .iter()
+            .filter(|client| client.queries.iter().any(|query| query.answers.is_empty()))
+            .map(|client| (client.client, client.server().map(|who| &**who)))
+            .collect()
+    }
+
     /// Every error of every client, as sentences.
     #[must_use]
     pub fn errors(&self) -> Vec<String> {

@@ -19,6 +19,10 @@ use crate::topology::{addr, client_v4, client_v6};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to go on listening for second answers after the first ones are in.
 const LINGER: Duration = Duration::from_millis(400);
+/// Between two clients' queries of one round. The switch floods each to every port, and all of it must
+/// pass the 1,000 packets of one processor's backlog (net.core.netdev_max_backlog), which is the machine's
+/// and not the lab's.
+const PAUSE: Duration = Duration::from_micros(100);
 /// Queries a client sends at most in one round.
 const TRIES: usize = 4;
 
@@ -58,24 +62,34 @@ impl Prober {
     pub fn udp(&self) -> Result<Log> {
         self.netns.within(|| {
             let mut fleet = self.fleet()?;
+            self.open_the_way(&mut fleet)?;
             for attempt in 0..TRIES {
-                let silent: Vec<usize> = (0..self.clients.len())
-                    .filter(|client| attempt == 0 || fleet.log().clients[*client].server().is_none())
-                    .collect();
-                if silent.is_empty() {
-                    break;
+                for client in 0..self.clients.len() {
+                    let log = &fleet.log().clients[client];
+                    if log.server().is_none() && log.queries.len() <= attempt {
+                        fleet.ask(client);
+                        fleet.listen_until(Instant::now() + PAUSE)?;
+                    }
                 }
-                for client in &silent {
-                    fleet.ask(*client);
-                }
-                let end = Instant::now() + PATIENCE;
-                while Instant::now() < end && !fleet.log().unserved().is_empty() {
-                    fleet.listen_until(Instant::now() + Duration::from_millis(5))?;
-                }
+                fleet.listen_until_served(Instant::now() + PATIENCE, |log| log.unserved().is_empty())?;
             }
             fleet.listen_until(Instant::now() + LINGER)?;
             Ok(fleet.into_log())
         })
+    }
+
+    /// Lets the first client of each family ask alone, so that everybody on the way finds out the next
+    /// hop's MAC address.
+    fn open_the_way(&self, fleet: &mut Fleet) -> Result<()> {
+        for wanted in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            if let Some(first) = self.clients.iter().position(wanted) {
+                fleet.ask(first);
+                fleet.listen_until_served(Instant::now() + PATIENCE, |log| {
+                    log.clients[first].server().is_some()
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Every client asks by TCP, over a connection of its own.

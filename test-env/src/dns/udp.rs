@@ -79,6 +79,14 @@ impl Fleet {
         }
     }
 
+    /// Takes answers until the notes fulfil a condition or the time is over.
+    pub fn listen_until_served(&mut self, end: Instant, served: impl Fn(&Log) -> bool) -> Result<()> {
+        while !served(&self.log) && Instant::now() < end {
+            self.listen_until(Instant::now() + Duration::from_millis(2))?;
+        }
+        Ok(())
+    }
+
     /// The notes so far.
     pub fn log(&self) -> &Log {
         &self.log

@@ -87,7 +87,7 @@ impl Paper {
         self.title("Verdict");
         for promise in promises {
             let mark = if promise.kept { self.paint(GREEN, "kept  ") } else { self.paint(RED, "BROKEN") };
-            self.line(&format!("  {mark}  {:<44}  {}", promise.promise, promise.seen));
+            self.line(&format!("  {mark}  {:<54} {:>12}", promise.promise, promise.seen));
         }
         promises.iter().all(|promise| promise.kept)
     }

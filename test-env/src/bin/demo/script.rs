@@ -167,6 +167,12 @@ fn round(
         once == asked && udp.errors().is_empty() && tcp.errors().is_empty(),
         &format!("{once} of {asked}"),
     ));
+    for (client, who) in udp.losers().into_iter().take(5) {
+        paper.note(&format!(
+            "{client}: a query by UDP was lost; served at last by {}",
+            who.unwrap_or("nobody")
+        ));
+    }
     for error in
         udp.errors().iter().chain(&tcp.errors()).chain(&udp.duplicates()).chain(&tcp.duplicates()).take(5)
     {
