@@ -63,6 +63,8 @@ pub enum Event {
         /// For how long.
         gap_ms: u64,
     },
+    /// The peers did not confirm our heartbeats in time; the kernel has stopped accepting by itself.
+    LeaseLapsed,
     /// Somebody with our name and a later life was heard.
     NameHeard {
         /// The life that was heard.

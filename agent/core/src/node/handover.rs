@@ -123,7 +123,7 @@ impl Node {
             self.claims.insert(service, before.or(&after));
         }
         self.change_id += 1;
-        let lease_until = self.lease_until(self.last_step);
+        let lease_until = self.grant_lease(self.last_step);
         self.retry_at = None;
         self.refused = false;
         self.actions.push_back(Action::Apply(Change {

@@ -22,8 +22,8 @@ pub(super) struct Lease {
     /// When our recent reports were published, by their number; no older than a lease, so at most as
     /// many as we publish in that time.
     published: VecDeque<(u64, Time)>,
-    /// The moment from which the kernel's lease runs.
-    basis: Option<Time>,
+    /// The end of the lease that the kernel was last given.
+    granted: Option<Time>,
     /// When this host last woke from a sleep of more than two heartbeats.
     pub(super) woke: Option<Time>,
 }
@@ -48,19 +48,28 @@ impl Lease {
 }
 
 impl Node {
-    /// The end of the lease that this host may give its kernel at `now`.
-    pub(super) fn lease_until(&self, now: Time) -> Option<Time> {
-        self.lease_basis(now).map(|basis| basis + self.timing.lease)
+    /// The end of the lease that this host may give its kernel at `now`, with a change.
+    pub(super) fn grant_lease(&mut self, now: Time) -> Option<Time> {
+        let until = self.lease_basis(now)? + self.timing.lease;
+        self.lease.granted = self.lease.granted.max(Some(until));
+        Some(until)
     }
 
     /// Prolongs the kernel's lease if a later heartbeat allows it. Many datagrams may carry one
     /// heartbeat, so half a heartbeat's gain is waited for.
     pub(super) fn renew_lease(&mut self, now: Time) {
-        let Some(basis) = self.lease_basis(now) else { return };
-        if self.lease.basis.is_none_or(|old| basis >= old + self.timing.heartbeat / 2) {
-            self.lease.basis = Some(basis);
-            self.actions.push_back(Action::Renew { lease_until: basis + self.timing.lease });
+        let Some(until) = self.lease_basis(now).map(|basis| basis + self.timing.lease) else { return };
+        if self.lease.granted.is_none_or(|old| until >= old + self.timing.heartbeat / 2) {
+            self.lease.granted = Some(until);
+            self.actions.push_back(Action::Renew { lease_until: until });
         }
+    }
+
+    /// Whether the kernel has been left without a lease while it had slices. Such a lease is never taken
+    /// up again: somebody may be taking over at this moment.
+    pub(super) fn lease_lapsed(&self, now: Time) -> bool {
+        let serves = matches!(self.phase, Phase::Serving | Phase::Leaving { .. });
+        serves && !self.claims_nothing() && self.lease.granted.is_some_and(|until| now >= until)
     }
 
     /// The latest moment at which all that may take over from us are known to have heard us.

@@ -201,8 +201,10 @@ impl Node {
     pub fn handle(&mut self, now: Time, input: Input) {
         let gap = now.since(self.last_step);
         self.last_step = now;
-        if gap > self.timing.stall() && !matches!(self.phase, Phase::Left) {
-            self.note(Event::Stalled { gap_ms: gap.as_millis() as u64 });
+        let stalled = gap > self.timing.stall() && self.phase != Phase::Left;
+        if stalled || self.lease_lapsed(now) {
+            let gap_ms = gap.as_millis() as u64;
+            self.note(if stalled { Event::Stalled { gap_ms } } else { Event::LeaseLapsed });
             match self.phase {
                 Phase::Leaving { .. } => self.stop(),
                 _ => self.begin(now, self.stamp.incarnation + 1),
@@ -331,17 +333,19 @@ impl Node {
 
     /// Ends. Whoever still claims something goes without a word: the others must wait for its lease.
     fn stop(&mut self) {
+        let in_order = self.claims_nothing();
         self.phase = Phase::Left;
-        if self.claims_nothing() {
+        if in_order {
             self.publish(Recipients::All);
         }
         self.note(Event::Left);
         self.actions.push_back(Action::Stop);
     }
 
-    /// Whether our kernel certainly accepts nothing.
+    /// Whether our kernel certainly accepts nothing. While a life starts nobody knows: its kernel may
+    /// still hold what an earlier life left there.
     fn claims_nothing(&self) -> bool {
-        self.pending.is_none() && self.claims.values().all(SliceSet::is_empty)
+        self.phase != Phase::Starting && self.pending.is_none() && self.claims.values().all(SliceSet::is_empty)
     }
 
     fn state(&self) -> HostState {
