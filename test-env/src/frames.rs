@@ -173,16 +173,33 @@ pub fn ends(frame: &[u8]) -> Option<(MacAddr, MacAddr)> {
     Some((packet.get_source(), packet.get_destination()))
 }
 
-/// If the frame is an ARP reply: who is told, for which address, by which sender hardware address.
+/// What an ARP message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// Whether it is a reply; else a request.
+    pub reply: bool,
+    /// The sender's IP address.
+    pub sender: Ipv4Addr,
+    /// The MAC address that the sender claims for it.
+    pub sender_mac: MacAddr,
+    /// The IP address asked for, or the one told.
+    pub target: Ipv4Addr,
+}
+
+/// Reads an ARP frame.
 #[must_use]
-pub fn arp_reply(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, MacAddr)> {
+pub fn arp(frame: &[u8]) -> Option<Arp> {
     let outer = EthernetPacket::new(frame)?;
     if outer.get_ethertype() != EtherTypes::Arp {
         return None;
     }
     let arp = ArpPacket::new(outer.payload())?;
-    (arp.get_operation() == ArpOperations::Reply)
-        .then(|| (arp.get_target_proto_addr(), arp.get_sender_proto_addr(), arp.get_sender_hw_addr()))
+    Some(Arp {
+        reply: arp.get_operation() == ArpOperations::Reply,
+        sender: arp.get_sender_proto_addr(),
+        sender_mac: arp.get_sender_hw_addr(),
+        target: arp.get_target_proto_addr(),
+    })
 }
 
 /// If the frame is a neighbour advertisement: who is told, for which address, which link address.
@@ -289,6 +306,6 @@ mod tests {
             udp_datagram(mac("02:00:00:00:00:01"), mac("02:bf:c0:00:02:35"), (from, 1), (to, 2), b"x");
         assert_eq!(addresses(&frame), Some((from, to)));
         assert_eq!(ends(&frame).unwrap().1, mac("02:bf:c0:00:02:35"));
-        assert_eq!(arp_reply(&frame), None);
+        assert_eq!(arp(&frame), None);
     }
 }

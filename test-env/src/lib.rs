@@ -40,7 +40,7 @@ pub use host::{Ended, Host};
 pub use janitor::remove;
 pub use lab::{Lab, Plan, owned_slices};
 pub use netns::Netns;
-pub use ping::{PingTally, ping_all};
+pub use ping::{PingTally, Pinger, ping_all};
 pub use process::Process;
 pub use server::{Server, ask_udp, fetch_tcp};
 pub use snapshot::Snapshot;

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
+use crate::process::Process;
 
 /// Replies by asking address.
 pub type PingTally = BTreeMap<IpAddr, usize>;
@@ -47,6 +50,57 @@ pub fn ping_all(netns: &Netns, askers: &[IpAddr], target: IpAddr, patience: Dura
         }
         Ok(tally)
     })
+}
+
+/// A `ping` that goes on until it is stopped.
+#[derive(Debug)]
+pub struct Pinger {
+    process: Process,
+    log: PathBuf,
+    what: String,
+}
+
+impl Pinger {
+    /// Starts to ping `target` from a namespace, twenty times a second, logging to a new file in `dir`.
+    ///
+    /// # Errors
+    /// When `ping` can not be started.
+    pub fn start(netns: &Netns, target: IpAddr, dir: &Path) -> Result<Self> {
+        let what = format!("{} pinging {target}", netns.name());
+        let log = dir.join(format!("{what}.log").replace([' ', ':'], "-"));
+        let mut command = netns.command("ping");
+        command.args(["-n", "-i", "0.05", &target.to_string()]);
+        Ok(Self { process: Process::start(command, "ping", &log, false)?, log, what })
+    }
+
+    /// Stops it, and fails if a request but the very last was not answered, or one was answered twice.
+    ///
+    /// # Errors
+    /// With the numbers of these requests.
+    pub fn ensure_undisturbed(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGINT)?;
+        self.process.wait_exit(Duration::from_secs(10))?;
+        let text = std::fs::read_to_string(&self.log)?;
+        let sent: u64 = text
+            .lines()
+            .find_map(|line| line.split_once(" packets transmitted")?.0.trim().parse().ok())
+            .with_context(|| {
+                format!("{}: ping printed no summary:\n{}", self.what, self.process.log_tail(5))
+            })?;
+        let mut answered: BTreeMap<u64, usize> = (1..sent).map(|request| (request, 0)).collect();
+        for line in text.lines().filter(|line| line.contains(" bytes from ")) {
+            let number = line.split("icmp_seq=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            *answered.entry(number.with_context(|| format!("a strange line: {line}"))?).or_default() += 1;
+        }
+        let wrong: Vec<_> = answered.into_iter().filter(|(_, replies)| *replies != 1).collect();
+        ensure!(
+            wrong.is_empty(),
+            "{}: of {sent} requests these were not answered once: {wrong:?}",
+            self.what
+        );
+        ensure!(sent > 1, "{}: hardly a request was sent", self.what);
+        Ok(())
+    }
 }
 
 /// A "ping socket" (icmp(7), ping_group_range) at an address, with one request sent. The kernel fills in

@@ -28,7 +28,11 @@ fn host_report(text: &mut String, host: &Host) {
     let name = host.name();
     let netns = host.netns();
     let living = if host.agent_is_living() { "agent living" } else { "no living agent" };
-    section(text, &format!("{name}: nft list ruleset ({living})"), &tool(netns, "nft", &["list", "ruleset"]));
+    section(
+        text,
+        &format!("{name}: nft list ruleset ({living})"),
+        &without_slices(&tool(netns, "nft", &["list", "ruleset"])),
+    );
     section(text, &format!("{name}: ip -d addr"), &tool(netns, "ip", &["-d", "addr"]));
     section(text, &format!("{name}: routes"), &tool(netns, "ip", &["route", "show", "table", "all"]));
     section(text, &format!("{name}: routes of IPv6"), &tool(netns, "ip", &["-6", "route"]));
@@ -38,6 +42,15 @@ fn host_report(text: &mut String, host: &Host) {
     );
     section(text, &format!("{name}: onemac status"), &status);
     section(text, &format!("{name}: end of the agent's log"), &host.agent_log(60));
+}
+
+/// The map of slices fills 200 lines; the status has their number.
+fn without_slices(rules: &str) -> String {
+    rules
+        .lines()
+        .filter(|line| !(line.contains(": drop,") || line.contains(": goto")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn section(text: &mut String, title: &str, body: &str) {

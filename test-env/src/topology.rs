@@ -225,9 +225,12 @@ fn join(near: &Netns, far: &Netns, mtu: Option<u16>, v4: &str, v6: &str) -> Resu
     ))?;
     make_room(near, "eth1")?;
     make_room(far, "eth0")?;
+    // A narrow link stands for one further away than the client's own: the client does not know of it, so
+    // it announces the segment sizes of Ethernet.
+    let [size4, size6] = if mtu.is_empty() { ["", ""] } else { [" advmss 1460", " advmss 1440"] };
     far.ip(&format!(
         "link set eth0 up{mtu}\naddr add {v4}.2/24 dev eth0\naddr add {v6}::2/64 dev eth0 nodad\n\
-         route add default via {v4}.1\nroute add default via {v6}::1"
+         route add default via {v4}.1{size4}\nroute add default via {v6}::1{size6}"
     ))?;
     // After the far end is up: until then the kernel refuses a route through this one.
     near.ip(&format!("route add 2001:db8:100::/64 via {v6}::2")).map(drop)

@@ -5,18 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use onemac_test_env::dns::{Log, Prober};
+use onemac_test_env::dns::Prober;
 use onemac_test_env::{Capture, Lab, Plan, frames, owned_slices};
-
-/// Fails unless every client was answered, and no query twice.
-fn once(log: &Log, what: &str) -> Result<()> {
-    ensure!(log.unserved().is_empty(), "{what}: nobody answered {:?}", log.unserved());
-    ensure!(log.duplicates().is_empty(), "{what}: answered twice: {:#?}", log.duplicates());
-    ensure!(log.errors().is_empty(), "{what}: {:#?}", log.errors());
-    // A client that had to ask again was not answered at first; nothing moves and nothing is lost here.
-    ensure!(log.lost() == 0, "{what}: {} of {} queries lost", log.lost(), log.queries());
-    Ok(())
-}
 
 #[test]
 fn every_query_is_answered_once_by_udp_and_tcp_v4_and_v6() -> Result<()> {
@@ -24,9 +14,9 @@ fn every_query_is_answered_once_by_udp_and_tcp_v4_and_v6() -> Result<()> {
     let prober = Prober::new(lab.clients(), 250, 250);
     let tap = Capture::start(lab.clients(), "eth0")?;
     let udp = prober.udp()?;
-    once(&udp, "UDP")?;
+    udp.ensure_once("UDP")?;
     let tcp = prober.tcp()?;
-    once(&tcp, "TCP")?;
+    tcp.ensure_once("TCP")?;
     // The same client has the same server, whatever it asks by.
     for client in prober.clients() {
         assert_eq!(udp.server_of(*client), tcp.server_of(*client), "{client}");
@@ -75,7 +65,7 @@ fn hosts_have_their_quota_of_slices_and_serve_the_clients_of_these() -> Result<(
     })?;
     let prober = Prober::new(lab.clients(), 500, 500);
     let log = prober.udp()?;
-    once(&log, "UDP")?;
+    log.ensure_once("UDP")?;
     let shares = log.shares();
     assert!(!shares.contains_key("h3"), "a host of weight 0 serves: {shares:?}");
     // 1000 clients of which 60 % are expected at h1: standard deviation 15.5, so 8 of them lie within ±124.
@@ -89,7 +79,7 @@ fn owner_tells_who_answers() -> Result<()> {
     let lab = Lab::start(&Plan::hosts(3))?;
     let prober = Prober::new(lab.clients(), 12, 12);
     let log = prober.udp()?;
-    once(&log, "UDP")?;
+    log.ensure_once("UDP")?;
     for client in prober.clients() {
         let told = lab.host(1).onemac(&["owner", &client.to_string(), "--json"])?;
         assert_eq!(told.code, 0, "{told:?}");

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
+
 /// One answer to one query.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -97,6 +99,43 @@ impl Log {
     #[must_use]
     pub fn lost(&self) -> usize {
         self.each_query().filter(|query| query.answers.is_empty()).count()
+    }
+
+    /// Fails unless every query got exactly one answer, and that from the right address.
+    ///
+    /// # Errors
+    /// With what was lost, doubled or wrong.
+    pub fn ensure_once(&self, what: &str) -> Result<()> {
+        let wrong = [
+            (
+                "lost a query, served at last by",
+                self.losers().iter().map(|loser| format!("{loser:?}")).collect(),
+            ),
+            ("answered twice", self.duplicates()),
+            ("errors", self.errors()),
+        ];
+        for (how, cases) in wrong {
+            let some = cases.iter().take(10).cloned().collect::<Vec<_>>().join("\n  ");
+            ensure!(
+                cases.is_empty(),
+                "{what}: {}: {} of {} queries:\n  {some}",
+                how,
+                cases.len(),
+                self.queries()
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails if a query got two answers, or one from a wrong address; lost ones are let pass.
+    ///
+    /// # Errors
+    /// With the queries.
+    pub fn ensure_never_twice(&self, what: &str) -> Result<()> {
+        let (twice, errors) = (self.duplicates(), self.errors());
+        ensure!(twice.is_empty(), "{what}: {} answered twice:\n  {}", twice.len(), twice.join("\n  "));
+        ensure!(errors.is_empty(), "{what}: {}", errors.join("\n  "));
+        Ok(())
     }
 
     /// Clients none of whose queries was answered.
