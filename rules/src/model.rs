@@ -121,8 +121,8 @@ pub enum Base {
     Link,
     /// The IP, IPv6 or ARP header, `@nh`.
     Network,
-    /// The header after that, `@th`. Beware: on netdev hooks kernel 6.18 reads it in every fragment, also
-    /// in those that have no such header.
+    /// The header after that, `@th`. Beware of fragments that have no such header: on netdev hooks, kernel
+    /// 6.18 reads up to four bytes of it there all the same, and refuses more.
     Transport,
 }
 

@@ -333,7 +333,7 @@ impl<'a> Plan<'a> {
     fn vip4(&self) -> Chain {
         let error = vec![
             Statement::In(Expr::Field(Field::IcmpType), ICMP_ERRORS.into()),
-            // The kernel reads the transport header of every fragment, also where there is none.
+            // The kernel reads these bytes of every fragment, also where they are something else.
             Statement::Compare(Expr::Ip4Fragment, Op::Eq, Value::Zero),
         ];
         Chain {

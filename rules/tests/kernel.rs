@@ -344,6 +344,8 @@ fn changes_hold_while_others_commit() {
 
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            // Also when a change fails: the scope waits for the thread.
+            let _stop = OnDrop(|| stop.store(true, Ordering::Relaxed));
             // A thread inherits the namespace of the one that starts it.
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -368,7 +370,6 @@ fn changes_hold_while_others_commit() {
             while !netfilter.disturbed().unwrap() {
                 thread::sleep(Duration::from_millis(5));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(netfilter.verify(&ruleset(&wanted)).unwrap(), []);
         assert!(!netfilter.disturbed().unwrap(), "verification takes note of what others did");
@@ -377,6 +378,15 @@ fn changes_hold_while_others_commit() {
         run("nft", &["flush", "ruleset"]);
         assert!(netfilter.disturbed().unwrap());
     });
+}
+
+/// Does it when it goes out of scope, however that comes.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
 }
 
 /// A change of which one part can not be done is not done at all, and says which part.
