@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::lab::{self, CLUSTER_MAC, DEVICE, DEVICE_MAC, MULTICAST_MAC, VIP4, VIP6};
-use crate::product::{self, Shape};
+use crate::product::{Product, Shape};
 
 /// Names that the promises refer to.
 pub const BARE: &str = "bare ingress drop";
@@ -16,6 +16,12 @@ pub const OURS_MANY_SLICES: &str = "onemac, 4096 slices";
 pub const OURS_MANY_VIPS: &str = "onemac, 32 VIPs";
 pub const XT_CLUSTER: &str = "xt_cluster recipe";
 pub const XT_CLUSTER_EMULATED: &str = "xt_cluster recipe, EMULATED";
+
+/// Clients that are tried to find those that a contender rejects.
+pub const TRIED: u32 = 1024;
+/// Rejected clients whose packets are timed, mixed at random: a power of two for the injector. Enough that
+/// no look-up is always the same one.
+pub const CLIENTS: usize = 256;
 
 /// How rules get into the kernel.
 #[derive(Debug)]
@@ -37,6 +43,18 @@ pub enum Witness {
     Input,
 }
 
+/// How it is known whom a contender rejects.
+#[derive(Debug)]
+pub enum Share {
+    /// Everybody: it has no share of its own.
+    None,
+    /// Those whom the witness does not see; it must see some.
+    Seen,
+    /// These, says the product. Its rules let nobody pass without the agent that renews the lease, so the
+    /// witness can not tell.
+    Told(Vec<IpAddr>),
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Contender {
@@ -50,8 +68,8 @@ pub struct Contender {
     pub mac: [u8; 6],
     /// Where a rejected frame must not be seen.
     pub witness: Witness,
-    /// Whether it has no share of its own to let pass.
-    pub drops_all: bool,
+    /// Whom it rejects.
+    pub share: Share,
     rules: Rules,
 }
 
@@ -63,7 +81,7 @@ impl Contender {
             vip: VIP4.into(),
             mac: CLUSTER_MAC,
             witness: Witness::Ingress,
-            drops_all: false,
+            share: Share::Seen,
             rules,
         }
     }
@@ -128,17 +146,37 @@ pub fn ours() -> Result<Vec<Contender>> {
     ];
     let mut ours = Vec::new();
     for (name, shape) in &shapes {
+        let product = Product::new(shape)?;
         let what = format!(
-            "the product's rules: {} slices, {} VIPs, a quarter of the slices owned",
+            "the product's rules on one of four hosts: {} slices, {} VIPs",
             shape.slices,
             shape.vips4.len() + shape.vips6.len()
         );
-        ours.push(Contender::new(name, &what, Rules::Nft(product::rules(shape)?)));
+        let mut row = Contender::new(name, &what, Rules::Nft(product.rules()?));
+        row.share = told(&product, row.vip)?;
+        ours.push(row);
     }
-    let mut v6 = Contender::new("onemac, IPv6", "as onemac, by IPv6", Rules::Nft(product::rules(&usual)?));
+    let product = Product::new(&usual)?;
+    let mut v6 = Contender::new("onemac, IPv6", "as onemac, by IPv6", Rules::Nft(product.rules()?));
     v6.vip = VIP6.into();
+    v6.share = told(&product, v6.vip)?;
     ours.push(v6);
     Ok(ours)
+}
+
+/// Clients of other hosts, as many as are measured.
+fn told(product: &Product, vip: IpAddr) -> Result<Share> {
+    let mut rejected = Vec::new();
+    for number in 0..TRIED {
+        let client = client(vip, number);
+        if product.rejects(client)? {
+            rejected.push(client);
+        }
+        if rejected.len() == CLIENTS {
+            break;
+        }
+    }
+    Ok(Share::Told(rejected))
 }
 
 /// Everybody else. Needs the namespace, to see whether the kernel has xt_cluster.
@@ -152,9 +190,9 @@ pub fn rivals(flavour: &str, emulate: bool) -> Result<Vec<Contender>> {
     );
     let what = "one nft rule at netdev ingress: drop";
     let mut bare4 = Contender::new(BARE, what, Rules::Nft(bare.clone()));
-    bare4.drops_all = true;
+    bare4.share = Share::None;
     let mut bare6 = Contender::new("bare ingress drop, IPv6", what, Rules::Nft(bare));
-    bare6.drops_all = true;
+    bare6.share = Share::None;
     bare6.vip = VIP6.into();
     Ok(vec![
         bare4,

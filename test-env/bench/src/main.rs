@@ -74,12 +74,12 @@ fn run(args: &Args) -> Result<bool> {
     ensure!(args.rounds > 0 && args.frames > 0, "--rounds and --frames must be at least 1");
     let (rounds, frames) = if args.quick { (2, 20_000) } else { (args.rounds, args.frames) };
     let effort = Effort { rounds, frames, batch: args.batch, transport: args.transport };
-    // The product's text is made before the namespace: it needs no network and no root.
-    let plain = contender::ours()?;
+    // The product is asked before there is a namespace: it needs none for this.
+    let ours = contender::ours()?;
     let lab = Lab::enter()?;
     lab::pin(args.core)?;
     let mut contenders = contender::rivals(&args.iptables, args.emulate_xt_cluster)?;
-    contenders.extend(plain);
+    contenders.extend(ours);
     for file in &args.tries {
         contenders.push(Contender::from_file(file)?);
     }

@@ -8,15 +8,9 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::bpf::{Action, Program};
-use crate::contender::{Contender, Witness, client};
+use crate::contender::{CLIENTS, Contender, Share, TRIED, Witness, client};
 use crate::frame::{self, Transport};
 use crate::lab::{self, DEVICE, Lab};
-
-/// Clients that are tried to find those that a contender rejects.
-const TRIED: u32 = 1024;
-/// Rejected clients whose packets are timed, mixed at random: a power of two for the injector. Enough that
-/// no look-up is always the same one.
-const CLIENTS: usize = 256;
 
 /// How much work is done.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +32,7 @@ pub struct Figure {
     pub name: String,
     /// [`Contender::what`].
     pub what: String,
-    /// Clients that it let pass, of [`TRIED`].
+    /// Clients that it let pass, of [`TRIED`]; none for the product, whose lease nobody renews here.
     pub accepted_clients: usize,
     /// Nanoseconds of CPU time for one frame, a value for each round.
     pub ns: Vec<f64>,
@@ -131,13 +125,17 @@ fn prepare<'a>(lab: &Lab, contender: &'a Contender, effort: Effort) -> Result<Tu
         tried.len()
     );
     let accepted = feed(&all, true).with_context(about)?;
+    let rejected: Vec<IpAddr> = match &contender.share {
+        Share::Told(clients) => clients.clone(),
+        Share::None | Share::Seen => {
+            tried.into_iter().filter(|client| !accepted.contains(client)).take(CLIENTS).collect()
+        }
+    };
     ensure!(
-        !accepted.is_empty() || contender.drops_all,
-        "{}: it lets no client pass, so what it drops is not somebody else's share (is a lease running?)",
+        !accepted.is_empty() || !matches!(contender.share, Share::Seen),
+        "{}: it lets no client pass, so what it drops is not somebody else's share",
         about()
     );
-    let rejected: Vec<IpAddr> =
-        tried.into_iter().filter(|client| !accepted.contains(client)).take(CLIENTS).collect();
     ensure!(
         rejected.len() == CLIENTS,
         "{}: it rejects only {} clients of {TRIED}, {CLIENTS} are needed",
