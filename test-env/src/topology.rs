@@ -94,6 +94,7 @@ const BYSTANDER: &[(&str, &str)] = &[
     ("net.ipv4.conf.default.rp_filter", "0"),
     ("net.ipv4.icmp_ratelimit", "0"),
     ("net.ipv6.icmp.ratelimit", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
 ];
 
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
@@ -144,7 +145,7 @@ pub(crate) fn build(prefix: &str, narrow_mtu: Option<u16>) -> Result<Bystanders>
     neighbour.ip(&more.chain(more6).collect::<String>())?;
 
     let clients = bystander(prefix, "client")?;
-    clients.sysctl(&[("net.ipv6.ip_nonlocal_bind", "1"), ("net.ipv4.ping_group_range", "0 2147483647")])?;
+    clients.sysctl(&[("net.ipv6.ip_nonlocal_bind", "1")])?;
     // Every address of these ranges is the client machine's own, without being configured one by one.
     clients.ip("route add local 198.18.0.0/22 dev lo\nroute add local 2001:db8:100::/64 dev lo")?;
 
