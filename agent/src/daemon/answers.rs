@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use onemac_core::jhash;
-use onemac_core::node::{HostStatus, Node, Status as CoreStatus};
+use onemac_core::node::{Hold, HostStatus, Node, Status as CoreStatus};
 use onemac_core::report::HostState;
 use onemac_definition::Definition;
 
@@ -54,24 +54,44 @@ impl Driver<'_> {
             let (what, advice) = story::explain(hold);
             add(what, &advice);
         }
-        for peer in core.hosts.iter().filter(|h| h.name != self.host.name) {
-            if peer.alive && !peer.same_definition {
+        let others = || core.hosts.iter().filter(|h| h.name != self.host.name);
+        let names = |hosts: &mut dyn Iterator<Item = &HostStatus>| {
+            hosts.map(|h| h.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        // What holds this host back has been said; the same hosts are not listed once more below.
+        let told = |h: &HostStatus| match &core.hold {
+            Some(Hold::Definition { hosts } | Hold::Secret { hosts }) => hosts.contains(&h.name),
+            Some(Hold::Listening { missing }) => missing.contains(&h.name),
+            _ => false,
+        };
+        let differing = names(&mut others().filter(|h| h.alive && !h.same_definition && !told(h)));
+        if !differing.is_empty() {
+            add(
+                format!("other cluster definition on {differing}"),
+                "compare the files (sha256sum), copy the right one everywhere, restart those agents",
+            );
+        }
+        for peer in others().filter(|h| !h.alive && h.state != Some(HostState::Left)) {
+            if let Some(ms) = peer.heard_ms {
                 add(
-                    format!("{} runs by another cluster definition", peer.name),
-                    "compare the files (sha256sum), copy the right one everywhere, restart that agent",
+                    format!("{} is gone: silent for {} s", peer.name, ms / 1000),
+                    "look at that machine, its agent and its network; the others have its share",
                 );
-            } else if !peer.alive && peer.state != Some(HostState::Left) {
-                let since = match peer.heard_ms {
-                    Some(ms) => format!("{} is gone: silent for {} s", peer.name, ms / 1000),
-                    None => format!("{} has never been heard", peer.name),
-                };
-                add(since, "look at that machine, its agent and its network; the others have its share");
             }
         }
-        for stranger in &core.strangers {
+        let stranger = |h: &HostStatus| core.strangers.contains(&h.name);
+        let unheard = names(&mut others().filter(|h| h.state.is_none() && !stranger(h) && !told(h)));
+        if !unheard.is_empty() {
             add(
-                format!("datagrams from {stranger}'s address fail authentication"),
-                "its secret file differs from ours: copy the same one to every host, restart that agent",
+                format!("never heard since this agent started: {unheard}"),
+                "start the agents there, or look for a firewall between the gossip addresses",
+            );
+        }
+        let strangers = names(&mut others().filter(|h| stranger(h) && !told(h)));
+        if !strangers.is_empty() {
+            add(
+                format!("datagrams from {strangers} fail authentication"),
+                "the secret file there differs from ours: copy the same one to every host, restart those agents",
             );
         }
         if core.state == HostState::Serving && lease_ms == 0 {
