@@ -114,7 +114,16 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     vec![
         ("v4", Wanted { lease: None, owned: BTreeSet::new(), ..wanted(&["192.0.2.53"]) }),
-        ("v4-v6", wanted(&["192.0.2.53", "2001:db8::53"])),
+        // Few slices: this one is shown in docs/ruleset.md.
+        (
+            "v4-v6",
+            Wanted {
+                slices: 16,
+                owned: [1, 6, 11, 12].into(),
+                lease: Some(Lease { timeout: Duration::from_millis(800), ..lease() }),
+                ..wanted(&["192.0.2.53", "2001:db8::53"])
+            },
+        ),
         ("v6", wanted(&["2001:db8::53"])),
         ("32-vips", Wanted { slices: 1024, owned: (0..1024).step_by(4).collect(), ..wanted(&many) }),
     ]
