@@ -187,6 +187,7 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8) -> Result<Netns
         addr::ROUTER4,
         addr::ROUTER6
     ))?;
+    make_room(&netns, "eth0")?;
     netns.sysctl(HOST_AFTERWARDS)?;
     Ok(netns)
 }
@@ -202,12 +203,13 @@ fn plug(switch: &Netns, port: &str, machine: &Netns, mac: &str) -> Result<()> {
          link set {port} master br0 up",
         machine = machine.name()
     ))?;
-    make_room(machine, "eth0")?;
     machine.ip("link set eth0 up").map(drop)
 }
 
-/// Room for all queries of hundreds of clients while the next hop is being resolved: the stock limit holds
-/// some two hundred small packets and drops the rest, which would be nobody's fault here.
+/// Room for hundreds of packets while the next hop is being resolved, where the stock limit holds some two
+/// hundred small ones. Not for the router's card on the LAN: what it holds back there it floods at once, and
+/// all copies must pass the 1,000 packets of one processor's backlog (net.core.netdev_max_backlog), which is
+/// the machine's and not the lab's.
 fn make_room(netns: &Netns, device: &str) -> Result<()> {
     ["ipv4", "ipv6"].iter().try_for_each(|family| {
         netns.sysctl(&[(&format!("net.{family}.neigh.{device}.unres_qlen_bytes"), "4194304")])

@@ -62,7 +62,7 @@ impl Prober {
     pub fn udp(&self) -> Result<Log> {
         self.netns.within(|| {
             let mut fleet = self.fleet()?;
-            self.open_the_way(&mut fleet)?;
+            self.open_the_way()?;
             for attempt in 0..TRIES {
                 for client in 0..self.clients.len() {
                     let log = &fleet.log().clients[client];
@@ -78,16 +78,22 @@ impl Prober {
         })
     }
 
-    /// Lets the first client of each family ask alone, so that everybody on the way finds out the next
-    /// hop's MAC address.
-    fn open_the_way(&self, fleet: &mut Fleet) -> Result<()> {
-        for wanted in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
-            if let Some(first) = self.clients.iter().position(wanted) {
-                fleet.ask(first);
-                fleet.listen_until_served(Instant::now() + PATIENCE, |log| {
-                    log.clients[first].server().is_some()
-                })?;
+    /// Lets the first client of each family ask until it is served, so that everybody on the way knows the
+    /// next hop's MAC address. After an outage a router may take a second or more to ask for it again, and
+    /// what it holds back meanwhile it then floods at once, more than a processor's backlog takes.
+    fn open_the_way(&self) -> Result<()> {
+        let first = |wanted: fn(&IpAddr) -> bool| self.clients.iter().copied().find(wanted);
+        let openers: Vec<IpAddr> =
+            [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
+        let mut fleet = Fleet::open(&openers, server_for)?;
+        let end = Instant::now() + PATIENCE * 4;
+        while Instant::now() < end && !fleet.log().unserved().is_empty() {
+            for opener in 0..openers.len() {
+                if fleet.log().clients[opener].server().is_none() {
+                    fleet.ask(opener);
+                }
             }
+            fleet.listen_until_served(Instant::now() + PATIENCE / 10, |log| log.unserved().is_empty())?;
         }
         Ok(())
     }
