@@ -101,8 +101,9 @@ async fn serve(
         clock::now(),
     );
     notify(&[NotifyState::Ready]);
-    let inputs = Inputs { incoming, gossip_in, spread_reports, questions, signals };
-    Driver::new(node, definition, host, seed, kernel, (wire, spread)).drive(inputs).await
+    let (has_carrier, carrier) = kernel.carrier()?;
+    let inputs = Inputs { incoming, gossip_in, spread_reports, carrier, questions, signals };
+    Driver::new(node, definition, host, seed, kernel, has_carrier, (wire, spread)).drive(inputs).await
 }
 
 async fn open_wire(

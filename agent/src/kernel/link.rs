@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
-use netlink_packet_route::AddressFamily;
+use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use onemac_rules::MacAddr;
-use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, new_connection};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
+use tokio::sync::mpsc;
 
 use super::{SHARED_DEVICE, host_prefix};
 use crate::failure::{Failure, Result};
@@ -29,6 +31,37 @@ pub struct ServiceDevice {
     pub index: u32,
     /// Its own address.
     pub mac: MacAddr,
+    /// Whether it has a carrier.
+    pub carrier: bool,
+}
+
+/// Follows the carrier of the device with this index: `false` also when the device is down or gone.
+pub fn watch_carrier(index: u32) -> Result<mpsc::UnboundedReceiver<bool>> {
+    let cannot = |e| Failure::failed(format_args!("can not watch the devices: {e}"));
+    let (connection, _, mut messages) = new_multicast_connection(&[MulticastGroup::Link]).map_err(cannot)?;
+    tokio::spawn(connection);
+    let (news, carrier) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some((message, _)) = messages.next().await {
+            let up = match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                    if link.header.index == index =>
+                {
+                    has_carrier(&link)
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                    if link.header.index == index =>
+                {
+                    false
+                }
+                _ => continue,
+            };
+            if news.send(up).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(carrier)
 }
 
 impl Links {
@@ -61,7 +94,8 @@ impl Links {
         let mac = mac.ok_or_else(|| {
             Failure::failed(format_args!("the device {name} has no MAC address: it can not share one"))
         })?;
-        Ok(ServiceDevice { index: link.header.index, mac: MacAddr(mac) })
+        let carrier = has_carrier(&link);
+        Ok(ServiceDevice { index: link.header.index, mac: MacAddr(mac), carrier })
     }
 
     /// Refuses shared addresses that another device of this host holds.
@@ -191,6 +225,10 @@ impl Links {
         let addresses = request.execute().try_collect().await;
         addresses.map_err(|e| netlink_failure("list the addresses", &e, "see ip addr"))
     }
+}
+
+fn has_carrier(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)
 }
 
 fn name_of(link: &LinkMessage) -> Option<String> {

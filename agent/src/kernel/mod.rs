@@ -13,8 +13,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use onemac_rules::Wanted;
+use tokio::sync::mpsc;
 
-use self::link::Links;
+use self::link::{Links, ServiceDevice};
 use self::netfilter::Netfilter;
 use crate::failure::{Failure, Result};
 
@@ -27,6 +28,7 @@ pub struct Kernel {
     /// The rules and their thread.
     pub netfilter: Netfilter,
     sysctls: sysctl::Changed,
+    service: ServiceDevice,
 }
 
 impl Kernel {
@@ -43,8 +45,8 @@ impl Kernel {
         let sysctls = sysctl::Changed::load(run_dir)?;
 
         let netfilter = Netfilter::install(wanted.clone()).await?;
-        let mut kernel = Kernel { links, netfilter, sysctls };
-        match kernel.bring_up_device(&wanted, service.index).await {
+        let mut kernel = Kernel { links, netfilter, sysctls, service };
+        match kernel.bring_up_device(&wanted).await {
             Ok(()) => Ok(kernel),
             Err(error) => {
                 for undone in kernel.tear_down().await {
@@ -55,18 +57,23 @@ impl Kernel {
         }
     }
 
-    async fn bring_up_device(&mut self, wanted: &Wanted, service_index: u32) -> Result<()> {
+    async fn bring_up_device(&mut self, wanted: &Wanted) -> Result<()> {
         let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
         let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false));
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
         self.sysctls.apply(&service)?;
         let octets = wanted.cluster_mac.0;
-        let index = self.links.shared_device(SHARED_DEVICE, service_index, octets).await?;
+        let index = self.links.shared_device(SHARED_DEVICE, self.service.index, octets).await?;
         // The settings of the shared device vanish with it: nothing to remember.
         sysctl::apply_unremembered(&shared)?;
         self.links.set_up(SHARED_DEVICE, index).await?;
         self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await
+    }
+
+    /// Whether the service device had a carrier, and its later changes.
+    pub fn carrier(&self) -> Result<(bool, mpsc::UnboundedReceiver<bool>)> {
+        Ok((self.service.carrier, link::watch_carrier(self.service.index)?))
     }
 
     /// Removes everything, the device before the rules; says what could not be removed.
