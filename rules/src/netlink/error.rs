@@ -178,13 +178,45 @@ pub(crate) fn refused(object: Object, what: String, errno: Errno) -> Error {
             errno,
             advice: "the tables are not as this agent left them: install them again",
         },
-        (_, Errno::ENOMEM | Errno::ENFILE) => {
-            Error::Rejected { what, errno, advice: "the kernel is out of memory for it: try again" }
+        (_, Errno::ENOMEM) => {
+            Error::Rejected { what, errno, advice: "the kernel is out of memory: try again" }
+        }
+        (Object::Elements, Errno::ENFILE) => {
+            Error::Rejected { what, errno, advice: "the set is full: install the tables again" }
         }
         _ => Error::Rejected {
             what,
             errno,
             advice: "this is not expected: please report it with the kernel's version",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        for (object, errno, says) in [
+            (Object::Batch, Errno::EPERM, "CAP_NET_ADMIN"),
+            (Object::Batch, Errno::EOPNOTSUPP, "module nf_tables"),
+            (Object::Table, Errno::EOPNOTSUPP, "CONFIG_NF_TABLES_NETDEV"),
+            (Object::Table, Errno::EAFNOSUPPORT, "CONFIG_NF_TABLES_NETDEV"),
+            (Object::Chain, Errno::ENOENT, "on ingress"),
+            (Object::Chain, Errno::EBUSY, "another program"),
+            (Object::EgressChain, Errno::EOPNOTSUPP, "Linux 5.16"),
+            (Object::Rules, Errno::EOPNOTSUPP, "CONFIG_NFT_HASH"),
+            (Object::Rules, Errno::ENOENT, "install them again"),
+            (Object::Elements, Errno::ENOENT, "install them again"),
+            (Object::Elements, Errno::ENFILE, "set is full"),
+            (Object::Set, Errno::ERANGE, "report"),
+        ] {
+            let text = refused(object, "do this".into(), errno).to_string();
+            assert!(
+                text.starts_with("cannot do this: ") && text.contains(says),
+                "{object:?} {errno}: {text}"
+            );
+        }
     }
 }
