@@ -51,7 +51,10 @@ pub struct Report {
     pub state: HostState,
     /// Its weight, 0..=100.
     pub weight: u8,
-    /// The view that it computes with; none while it joins.
+    /// For how long it has listened while it joins, in milliseconds rounded up; 0 in other states. Who
+    /// joins without hearing anybody takes over an expiry after it began to listen.
+    pub listening_ms: u64,
+    /// The view that it computes with; none before its first.
     pub view: Option<ViewId>,
     /// What its kernel may accept.
     pub claims: Claims,

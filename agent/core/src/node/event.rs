@@ -65,6 +65,11 @@ pub enum Event {
     },
     /// The peers did not confirm our heartbeats in time; the kernel has stopped accepting by itself.
     LeaseLapsed,
+    /// A larger part of the cluster serves by another definition; starting over.
+    Outvoted {
+        /// Its hosts.
+        hosts: Vec<String>,
+    },
     /// Somebody with our name and a later life was heard.
     NameHeard {
         /// The life that was heard.
@@ -94,6 +99,11 @@ pub enum Hold {
     Secret {
         /// Their names.
         hosts: Vec<String>,
+    },
+    /// Too few of the configured hosts are heard to serve without the others (`partition: majority`).
+    Minority {
+        /// Who is missing.
+        missing: Vec<String>,
     },
     /// Another machine uses our name.
     NameTaken,

@@ -1,8 +1,9 @@
 //! How slices move: released first, acquired only by agreement, the kernel before the word.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 
-use super::{Action, Change, Event, Node, Phase, Recipients};
+use super::{Action, Broken, Change, Event, Node, Phase};
 use crate::report::Claims;
 use crate::slices::SliceSet;
 use crate::time::Time;
@@ -23,6 +24,7 @@ impl Node {
             return;
         }
         let Some(done) = self.pending.take() else { return };
+        self.moves_stale = true;
         if !ok {
             self.note(Event::KernelRefused);
             self.refused = true;
@@ -32,12 +34,11 @@ impl Node {
         self.claims = done.target;
         if self.phase == Phase::Starting {
             self.phase = Phase::Joining { since: now };
-            self.publish(Recipients::All);
-            return;
+        } else {
+            let owned = self.claims.values().map(SliceSet::len).sum();
+            self.note(Event::SlicesMoved { acquired: done.acquired, released: done.released, owned });
         }
-        let owned = self.claims.values().map(SliceSet::len).sum();
-        self.note(Event::SlicesMoved { acquired: done.acquired, released: done.released, owned });
-        self.publish(Recipients::All);
+        self.voice.tell_all();
     }
 
     /// Tries a refused change again.
@@ -51,45 +52,51 @@ impl Node {
     }
 
     /// Releases and acquires what the view, the agreement and the others' claims allow.
-    pub(super) fn hand_over(&mut self, now: Time) {
+    pub(super) fn hand_over(&mut self, now: Time, beat: bool) {
         self.retry(now);
-        let agreed = self.everyone_agrees();
-        if let Some(view) = self.view.as_ref().filter(|_| agreed && !self.agreed) {
-            let view = view.id;
-            self.note(Event::Agreed { view });
+        let agreed = self.everyone_agrees() || self.broken(Broken::NoAgreement);
+        if agreed != self.agreed {
+            self.agreed = agreed;
+            self.moves_stale = true;
+            if let Some(view) = self.view.as_ref().filter(|_| agreed) {
+                let view = view.id;
+                self.note(Event::Agreed { view });
+            }
         }
-        self.agreed = agreed;
-        if self.pending.is_some() || self.retry_at.is_some() {
+        if self.serves() && (agreed || beat) {
+            self.settle_tables();
+        }
+        if !self.moves_stale || self.pending.is_some() || self.retry_at.is_some() {
             return;
         }
-        let target: Claims = self.cluster.services.iter().map(|s| (s.clone(), self.target(s))).collect();
+        let may_acquire = agreed && self.may_acquire(now);
+        self.moves_stale = agreed && !may_acquire;
+        let services = self.cluster.services.iter();
+        let target: Claims = services.map(|s| (s.clone(), self.target(s, may_acquire))).collect();
         if self.refused || target.iter().any(|(service, wanted)| *wanted != self.claimed(service)) {
             self.apply(target);
         }
     }
 
-    /// What the kernel may accept of `service` now.
-    fn target(&self, service: &str) -> SliceSet {
-        let claimed = self.claimed(service);
-        let mine = self.mine(service);
+    /// What the kernel may accept of `service` now. Whatever somebody else claims too is given up at once,
+    /// whosever it is: two owners harm more than none, and agreement will settle it.
+    fn target(&self, service: &str, may_acquire: bool) -> SliceSet {
         let others = self.claimed_by_others(service);
-        if self.agreed {
-            let acquirable = mine.minus(&claimed).minus(&others);
-            claimed.and(&mine).or(&acquirable)
-        } else {
-            // Without agreement nothing moves, but a slice that somebody else claims too, and that is not
-            // ours by our own reckoning, is given up at once: two owners harm more than none.
-            claimed.minus(&others.minus(&mine))
+        let claimed = self.claimed(service).minus(&others);
+        if !self.agreed {
+            return claimed;
         }
+        let mine = self.mine(service);
+        if may_acquire { mine.minus(&others) } else { claimed.and(&mine) }
     }
 
     fn claimed(&self, service: &str) -> SliceSet {
         self.claims.get(service).cloned().unwrap_or_default()
     }
 
-    /// The slices that are ours by the view.
+    /// The slices that are ours by the tables.
     pub(super) fn mine(&self, service: &str) -> SliceSet {
-        self.tables.get(service).map(|t| t.slices_of(&self.me).collect()).unwrap_or_default()
+        self.table(service).map(|t| t.slices_of(&self.me).collect()).unwrap_or_default()
     }
 
     /// What hosts that may still be alive claim, whatever view or definition they have.
@@ -103,7 +110,7 @@ impl Node {
 
     /// Whether every slice is claimed by a living host other than us, or nobody could claim it.
     pub(super) fn all_claimed(&self) -> bool {
-        self.tables.iter().all(|(service, table)| {
+        self.tables.present().into_iter().flatten().all(|(service, table)| {
             let others = self.claimed_by_others(service);
             (0..table.slices()).all(|s| table.owner(s).is_none() || others.contains(s))
         })
@@ -113,23 +120,22 @@ impl Node {
     /// kernel has answered.
     pub(super) fn apply(&mut self, target: Claims) {
         let (mut acquired, mut released) = (0, 0);
-        let mut services: alloc::vec::Vec<String> = target.keys().cloned().collect();
-        services.extend(self.claims.keys().filter(|s| !target.contains_key(*s)).cloned());
+        let services: BTreeSet<String> = target.keys().chain(self.claims.keys()).cloned().collect();
         for service in services {
             let before = self.claimed(&service);
             let after = target.get(&service).cloned().unwrap_or_default();
             acquired += after.minus(&before).len();
             released += before.minus(&after).len();
-            self.claims.insert(service, before.or(&after));
+            let claimed = if self.broken(Broken::WordsFirst) { after } else { before.or(&after) };
+            self.claims.insert(service, claimed);
         }
         self.change_id += 1;
-        let lease_until = self.grant_lease(self.last_step);
         self.retry_at = None;
         self.refused = false;
         self.actions.push_back(Action::Apply(Change {
             id: self.change_id,
             claims: target.clone(),
-            lease_until,
+            lease_until: self.lease.granted,
         }));
         self.pending = Some(Pending { id: self.change_id, target, acquired, released });
     }

@@ -1,97 +1,166 @@
-//! Who is there: peers, their last words, the view.
+//! Who is there: the peers and their last words.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, Recipients};
+use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase};
 use crate::report::{HostState, Report};
 use crate::time::Time;
-use crate::view::{DefinitionId, Member, View};
+use crate::view::DefinitionId;
 
 /// Another host, by its last word.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub report: Report,
-    /// When the last new report came in.
+    /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
+    /// The same, by the clock alone.
+    pub arrived: Time,
     /// Heard within the expiry.
     pub alive: bool,
+    /// Our newest report of this life that it has answered.
+    pub answered: Option<u64>,
+    /// It heard us, or began to listen, no earlier than this: it gives us up an expiry later at the
+    /// earliest. Unknown if that may be longer ago than a lease.
+    pub basis: Option<Time>,
+    /// Since when its answers have come without a gap as long as a lease.
+    pub constant_since: Time,
 }
 
 impl Node {
+    /// Silence after which a host counts as gone.
+    pub(super) fn expiry(&self) -> Duration {
+        if self.broken(Broken::NoMargin) {
+            return self.timing.lease;
+        }
+        if self.broken(Broken::BelieveAtOnce) {
+            return self.timing.heartbeat * 2;
+        }
+        self.timing.expiry()
+    }
+
     /// Takes in a peer's word, if it is news.
     pub(super) fn hear(&mut self, now: Time, report: Report) {
         if report.host == self.me {
-            return self.hear_own_name(now, &report);
+            return self.hear_of_later_life(now, report.stamp.incarnation);
+        }
+        let of_us = report.heard.get(&self.me).copied();
+        if let Some(stamp) = of_us.filter(|s| s.incarnation > self.stamp.incarnation) {
+            self.hear_of_later_life(now, stamp.incarnation);
         }
         if !self.cluster.hosts.contains_key(&report.host) && report.definition == self.cluster.definition {
             return;
         }
-        if self.peers.get(&report.host).is_some_and(|p| p.report.stamp >= report.stamp) {
+        let old = self.peers.get(&report.host);
+        if old.is_some_and(|p| p.report.stamp >= report.stamp) {
             return;
         }
-        let host = report.host.clone();
-        let incarnation = report.stamp.incarnation;
-        let alive = report.state != HostState::Left;
-        let old = self.peers.insert(host.clone(), Peer { report, heard: now, alive });
-        let same_life = |p: &Peer| p.alive && p.report.stamp.incarnation == incarnation;
-        if !old.as_ref().is_some_and(same_life) {
-            self.note(Event::HostAlive { host: host.clone(), incarnation });
-        }
-        // Whoever changes its view or its claims waits for us to say that we know.
-        let news = match (&old, &self.peers[&host]) {
-            (None, _) => true,
-            (Some(o), n) => {
-                (o.report.view, &o.report.claims, o.report.state, o.report.stamp.incarnation)
-                    != (n.report.view, &n.report.claims, n.report.state, incarnation)
+        let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
+        let basis = match answered {
+            Some(seq) => self.lease.time_of(seq),
+            None if of_us.is_none() && report.state == HostState::Joining => {
+                Some(now - Duration::from_millis(report.listening_ms))
             }
+            None => None,
         };
-        if news && !matches!(self.phase, Phase::Starting | Phase::Left) {
-            self.publish(Recipients::One(host));
+        let constant_since = old
+            .filter(|o| o.report.stamp.incarnation == report.stamp.incarnation && o.answered.is_some())
+            .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
+            .map_or(now, |o| o.constant_since);
+        let alive = report.state != HostState::Left;
+        let peer = Peer { report, heard: now, arrived: now, alive, answered, basis, constant_since };
+        self.take_in(now, peer);
+    }
+
+    fn take_in(&mut self, now: Time, peer: Peer) {
+        let r = &peer.report;
+        let old = self.peers.get(&r.host);
+        let reappears =
+            old.is_none_or(|o| (o.alive, o.report.stamp.incarnation) != (peer.alive, r.stamp.incarnation));
+        let other_standing = reappears
+            || old.is_none_or(|o| {
+                (o.report.state, o.report.weight, o.report.definition) != (r.state, r.weight, r.definition)
+            });
+        let other_claims = reappears || old.is_none_or(|o| o.report.claims != r.claims);
+        let other_view = old.is_none_or(|o| o.report.view != r.view);
+        // Whoever changes waits for us to say that we know, and so does one that comes back.
+        let was_away = old.is_none_or(|o| now.since(o.arrived) > self.timing.heartbeat * 2);
+        if reappears && peer.alive {
+            let event = Event::HostAlive { host: r.host.clone(), incarnation: r.stamp.incarnation };
+            self.note(event);
+        }
+        if other_standing || other_claims || other_view || was_away {
+            self.voice.tell(r.host.clone());
+        }
+        self.view_stale |= other_standing;
+        self.moves_stale |= other_standing || other_claims;
+        self.next_expiry = self.next_expiry.min(now + self.expiry());
+        match self.peers.get_mut(&r.host) {
+            Some(known) => *known = peer,
+            None => drop(self.peers.insert(r.host.clone(), peer)),
         }
     }
 
     /// Our own name, from a life that we do not remember: the clock went back, or somebody else has it.
-    fn hear_own_name(&mut self, now: Time, report: &Report) {
-        let heard = report.stamp.incarnation;
+    fn hear_of_later_life(&mut self, now: Time, heard: u64) {
         if heard <= self.stamp.incarnation || self.phase == Phase::Left {
             return;
         }
         self.name_conflicts += 1;
         self.note(Event::NameHeard { incarnation: heard });
-        if self.name_conflicts <= NAME_CONFLICTS_MAX + 1 {
+        if let Phase::Leaving { .. } = self.phase {
+            self.stop();
+        } else if self.name_conflicts <= NAME_CONFLICTS_MAX + 1 {
             self.begin(now, heard + 1);
         }
     }
 
-    /// Time that this host slept through is not held against its peers: their words may be waiting in
-    /// its sockets, or on the way because both sides slept.
+    /// Time that this host slept through is not held against its peers, nor does it count as listening:
+    /// their words may be waiting in its sockets, or on the way because both sides slept.
     pub(super) fn excuse(&mut self, gap: Duration) {
         let slept = gap.saturating_sub(self.timing.heartbeat);
-        if slept > self.timing.heartbeat {
+        if slept.is_zero() {
+            return;
+        }
+        if slept > self.timing.heartbeat / 2 {
             self.lease.woke = Some(self.last_step);
         }
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
         }
+        let listens = self.broken(Broken::SleepListens);
+        if let Phase::Joining { since } = &mut self.phase
+            && !listens
+        {
+            *since = (*since + slept).min(self.last_step);
+        }
     }
 
     /// Marks the hosts that have been silent for too long.
     pub(super) fn expire(&mut self, now: Time) {
-        let expiry = self.timing.expiry();
+        let expiry = self.expiry();
+        self.strangers.retain(|_, &mut at| now.since(at) < expiry);
+        if now < self.next_expiry {
+            return;
+        }
         let mut gone = Vec::new();
-        for (name, peer) in &mut self.peers {
-            if peer.alive && now.since(peer.heard) >= expiry {
+        let mut next = now + expiry;
+        for (name, peer) in self.peers.iter_mut().filter(|(_, p)| p.alive) {
+            if now.since(peer.heard) >= expiry {
                 peer.alive = false;
                 gone.push((name.clone(), now.since(peer.heard).as_millis() as u64));
+            } else {
+                next = next.min(peer.heard + expiry);
             }
         }
+        self.next_expiry = next;
+        self.view_stale |= !gone.is_empty();
+        self.moves_stale |= !gone.is_empty();
         for (host, silent_ms) in gone {
             self.note(Event::HostGone { host, silent_ms });
         }
-        self.strangers.retain(|_, &mut at| now.since(at) < expiry);
     }
 
     /// Why a joining host must not serve yet.
@@ -104,35 +173,53 @@ impl Node {
         }
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
         let missing: Vec<String> = others().filter(|h| !self.is_alive(h)).cloned().collect();
-        if missing.is_empty() {
-            return None;
-        }
-        if now.since(since) < self.timing.expiry() {
+        let listened = now.since(since) >= self.expiry();
+        if !listened && (!missing.is_empty() || self.partition == Partition::Majority) {
             return Some(Hold::Listening { missing });
         }
-        if others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
+        if !missing.is_empty() && others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
             return Some(Hold::Secret { hosts: self.strangers.keys().cloned().collect() });
+        }
+        let present = |h: &String| *h == self.me || self.is_alive_by_our_definition(h);
+        if !self.partition.suffices(&self.cluster, present) {
+            return Some(Hold::Minority { missing });
         }
         None
     }
 
     /// The hosts whose other definition keeps us from serving: those that serve by it already, or, where
-    /// all start together, the larger party (a tie goes to the greater digest).
-    fn outvoted_by(&self) -> Option<Vec<String>> {
+    /// all start together or both have come to serve, the larger party (a tie goes to the greater digest).
+    pub(super) fn outvoted_by(&self) -> Option<Vec<String>> {
+        let ours = self.cluster.definition;
+        if self.peers.values().all(|p| !p.alive || p.report.definition == ours) {
+            return None;
+        }
         let mut parties: BTreeMap<DefinitionId, Vec<&Peer>> = BTreeMap::new();
-        for peer in self.peers.values().filter(|p| p.alive && p.report.state != HostState::Left) {
+        for peer in self.peers.values().filter(|p| p.alive) {
             parties.entry(peer.report.definition).or_default().push(peer);
         }
-        let ours = self.cluster.definition;
-        let our_size = 1 + parties.get(&ours).map_or(0, Vec::len);
-        let names = |party: &[&Peer]| party.iter().map(|p| p.report.host.clone()).collect();
-        parties.iter().filter(|(id, _)| **id != ours).find_map(|(id, party)| {
-            let serves = party.iter().any(|p| p.report.state != HostState::Joining);
-            let we_serve =
-                parties.get(&ours).is_some_and(|p| p.iter().any(|p| p.report.state != HostState::Joining));
-            let wins = !we_serve && (serves || (party.len(), *id) > (our_size, ours));
-            wins.then(|| names(party))
-        })
+        let serves = |p: &Peer| p.report.state != HostState::Joining;
+        let our_party = parties.remove(&ours).unwrap_or_default();
+        let we_serve = self.serves() || our_party.iter().any(|p| serves(p));
+        let our_size = 1 + our_party.len();
+        let wins = |id: DefinitionId, party: &[&Peer]| {
+            let larger = (party.len(), id) > (our_size, ours);
+            match (we_serve, party.iter().any(|p| serves(p))) {
+                (false, true) => true,
+                (true, false) => false,
+                _ => larger,
+            }
+        };
+        let winner = parties.into_iter().find(|(id, party)| wins(*id, party))?.1;
+        Some(winner.iter().map(|p| p.report.host.clone()).collect())
+    }
+
+    /// Starts over if a larger party with another definition serves too.
+    pub(super) fn yield_to_other_definition(&mut self, now: Time) -> bool {
+        let Some(hosts) = self.outvoted_by() else { return false };
+        self.note(Event::Outvoted { hosts });
+        self.begin(now, self.stamp.incarnation + 1);
+        true
     }
 
     /// Whether a configured host has been heard within the expiry.
@@ -140,59 +227,7 @@ impl Node {
         self.peers.get(host).is_some_and(|p| p.alive)
     }
 
-    /// Moves to the view that follows from the living hosts, if it is another one.
-    pub(super) fn update_view(&mut self) {
-        if !matches!(self.phase, Phase::Serving | Phase::Leaving { .. }) {
-            return;
-        }
-        let eligible = self.phase == Phase::Serving;
-        let me = Member { incarnation: self.stamp.incarnation, weight: self.weight, eligible };
-        let mut members = BTreeMap::from([(self.me.clone(), me)]);
-        for (name, peer) in self.peers.iter().filter(|(_, p)| p.alive) {
-            let r = &peer.report;
-            let takes_part = matches!(r.state, HostState::Serving | HostState::Leaving);
-            if takes_part && r.definition == self.cluster.definition {
-                let eligible = r.state == HostState::Serving;
-                let member = Member { incarnation: r.stamp.incarnation, weight: r.weight, eligible };
-                members.insert(name.clone(), member);
-            }
-        }
-        if self.view.as_ref().is_some_and(|v| v.members == members) {
-            return;
-        }
-        let view = View::new(&self.cluster, members);
-        self.tables = view.tables(&self.cluster);
-        let hosts = view.members.keys().cloned().collect();
-        self.note(Event::ViewChanged { view: view.id, hosts });
-        self.view = Some(view);
-        self.agreed = false;
-        self.view_seq = self.stamp.seq + 1;
-        self.publish(Recipients::All);
-    }
-
-    /// Whether every host of the view computes with it and has heard that we do, and every host that is
-    /// still joining has heard it too: when it turns to serve, it will not do so without us.
-    pub(super) fn everyone_agrees(&self) -> bool {
-        let Some(view) = &self.view else { return false };
-        let knows = |p: &Peer| self.has_heard_us(&p.report, self.view_seq);
-        let members_agree =
-            view.members.keys().filter(|m| **m != self.me).all(|member| {
-                self.peers.get(member).is_some_and(|p| p.report.view == Some(view.id) && knows(p))
-            });
-        let mut joining = self.peers.values().filter(|p| {
-            let ours = p.report.definition == self.cluster.definition;
-            p.alive && ours && p.report.state == HostState::Joining
-        });
-        members_agree && joining.all(knows)
-    }
-
-    /// Whether every living member of the view has heard our report `seq` or a later one.
-    pub(super) fn everyone_heard(&self, seq: u64) -> bool {
-        let view = self.view.iter().flat_map(|v| v.members.keys()).filter(|m| **m != self.me);
-        view.filter_map(|m| self.peers.get(m)).all(|peer| !peer.alive || self.has_heard_us(&peer.report, seq))
-    }
-
-    pub(super) fn has_heard_us(&self, report: &Report, seq: u64) -> bool {
-        report.heard.get(&self.me).is_some_and(|s| s.incarnation == self.stamp.incarnation && s.seq >= seq)
+    pub(super) fn is_alive_by_our_definition(&self, host: &str) -> bool {
+        self.peers.get(host).is_some_and(|p| p.alive && p.report.definition == self.cluster.definition)
     }
 }

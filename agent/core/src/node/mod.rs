@@ -2,36 +2,47 @@
 //!
 //! The rules, in the order of their weight (docs/protocol.md argues why they are safe):
 //!
-//! 1. Nothing is accepted before the peers were heard or an expiry was waited out.
-//! 2. A slice is acquired only when every host of the view computes with the same view and has heard
-//!    that we do, and no host that may be alive claims it.
+//! 1. A life says no word before its kernel is empty, and accepts nothing before the peers were heard or
+//!    an expiry was waited out.
+//! 2. A slice is acquired only when every living host computes with the same view, has answered our
+//!    entry into it and cannot have given us up meanwhile, and nobody who may be alive claims it.
 //! 3. A slice is released in the kernel first and then in words.
-//! 4. The lease runs from a heartbeat that left this host and that every peer with a voice has heard.
-//! 5. Whoever missed its own time gives the others as much again, or starts over as a newcomer.
+//! 4. The lease runs from a heartbeat that every peer with a voice has answered.
+//! 5. A lease that has run out is not taken up again: its host starts over as a newcomer.
 //!
-//! [`membership`] keeps the peers and the view, [`handover`] moves slices, [`lease`] says how long the
-//! kernel may go on by itself; this file holds the state, the
-//! doors in and out, and the phases of a life.
+//! [`membership`] keeps the peers, [`agreement`] the view, [`handover`] moves slices, [`lease`] says how
+//! long the kernel may go on by itself, [`policy`] what a part of a cluster may do; this file holds the
+//! state, the doors in and out, and the phases of a life.
 
+mod agreement;
 mod event;
 mod handover;
 mod lease;
 mod membership;
+mod mutation;
+mod policy;
 mod status;
 #[cfg(test)]
 mod tests;
+mod voice;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
+use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::agreement::Tables;
 pub use self::event::{Event, Hold};
 use self::handover::Pending;
 use self::membership::Peer;
+use self::mutation::Mutation as Broken;
+#[cfg(feature = "mutations")]
+pub use self::mutation::Mutation;
+pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
-use crate::ownership::Table;
+use self::voice::Voice;
 use crate::report::{Claims, HostState, Report, Stamp};
 use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
@@ -116,7 +127,7 @@ pub struct Change {
 enum Phase {
     /// The kernel is being emptied; no word has left yet.
     Starting,
-    /// Listening since then.
+    /// Listening since then; time slept through moves it on.
     Joining { since: Time },
     /// Taking its share.
     Serving,
@@ -132,6 +143,7 @@ pub struct Node {
     me: String,
     cluster: Cluster,
     timing: Timing,
+    partition: Partition,
     weight: u8,
     stamp: Stamp,
     phase: Phase,
@@ -140,11 +152,15 @@ pub struct Node {
 
     peers: BTreeMap<String, Peer>,
     strangers: BTreeMap<String, Time>,
+    /// No living peer expires before this.
+    next_expiry: Time,
     view: Option<View>,
+    /// Something has changed that the view depends on.
+    view_stale: bool,
     /// The number of our first report that carries `view`.
     view_seq: u64,
     agreed: bool,
-    tables: BTreeMap<String, Table>,
+    tables: Tables,
 
     claims: Claims,
     pending: Option<Pending>,
@@ -152,64 +168,99 @@ pub struct Node {
     retry_at: Option<Time>,
     /// The kernel refused a change: what it holds is unknown, so the next one is sent in any case.
     refused: bool,
+    /// Something has changed that the hand-over depends on.
+    moves_stale: bool,
     /// The number of our first report that claims nothing after a leave.
     empty_seq: Option<u64>,
 
     lease: lease::Lease,
+    voice: Voice,
     last_step: Time,
     next_heartbeat: Time,
     actions: VecDeque<Action>,
+    #[cfg(feature = "mutations")]
+    mutation: Option<Mutation>,
 }
 
 impl Node {
-    /// A host that starts now. `incarnation` must be greater than that of any earlier life of this host;
-    /// if peers know better, the node picks a greater one itself.
+    /// A host that starts now, with [`Partition::Serve`]. `incarnation` must be greater than that of any
+    /// earlier life of this host; if peers know better, the node picks a greater one itself.
     ///
     /// `me` must be one of `cluster.hosts`; a host that is not has weight 0.
     pub fn new(me: &str, cluster: Cluster, timing: Timing, incarnation: u64, now: Time) -> Self {
+        Self::with_partition(me, cluster, timing, Partition::Serve, incarnation, now)
+    }
+
+    /// The same, with a choice of what to do when the cluster falls apart. All hosts must choose alike, so
+    /// the choice belongs into the definition's digest.
+    pub fn with_partition(
+        me: &str,
+        cluster: Cluster,
+        timing: Timing,
+        partition: Partition,
+        incarnation: u64,
+        now: Time,
+    ) -> Self {
         let mut node = Node {
             me: me.into(),
             weight: cluster.hosts.get(me).copied().unwrap_or(0),
+            voice: Voice::new(cluster.hosts.len()),
             cluster,
             timing,
+            partition,
             stamp: Stamp { incarnation, seq: 0 },
             phase: Phase::Starting,
             hold: None,
             name_conflicts: 0,
             peers: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            next_expiry: now,
             view: None,
+            view_stale: true,
             view_seq: 0,
             agreed: false,
-            tables: BTreeMap::new(),
+            tables: Tables::default(),
             claims: Claims::new(),
             pending: None,
             change_id: 0,
             retry_at: None,
             refused: false,
+            moves_stale: true,
             empty_seq: None,
             lease: lease::Lease::default(),
             last_step: now,
             next_heartbeat: now,
             actions: VecDeque::new(),
+            #[cfg(feature = "mutations")]
+            mutation: None,
         };
         node.begin(now, incarnation);
         node
+    }
+
+    /// Leaves out one rule from now on. To be called right after the node was made.
+    #[cfg(feature = "mutations")]
+    pub fn break_rule(&mut self, rule: Mutation) {
+        self.mutation = Some(rule);
+        if rule == Mutation::NoIncarnations {
+            self.stamp.incarnation = 0;
+        }
+    }
+
+    /// Whether a rule is to be left out; never, but in a simulator.
+    #[cfg_attr(not(feature = "mutations"), allow(clippy::unused_self))]
+    fn broken(&self, _rule: Broken) -> bool {
+        #[cfg(feature = "mutations")]
+        return self.mutation == Some(_rule);
+        #[cfg(not(feature = "mutations"))]
+        false
     }
 
     /// Takes one input at `now`, which must not run backwards.
     pub fn handle(&mut self, now: Time, input: Input) {
         let gap = now.since(self.last_step);
         self.last_step = now;
-        let stalled = gap > self.timing.stall() && self.phase != Phase::Left;
-        if stalled || self.lease_lapsed(now) {
-            let gap_ms = gap.as_millis() as u64;
-            self.note(if stalled { Event::Stalled { gap_ms } } else { Event::LeaseLapsed });
-            match self.phase {
-                Phase::Leaving { .. } => self.stop(),
-                _ => self.begin(now, self.stamp.incarnation + 1),
-            }
-        }
+        self.guard(now, gap);
         self.excuse(gap);
         match input {
             Input::Tick => {}
@@ -222,6 +273,7 @@ impl Node {
             Input::Leave => self.leave(now),
         }
         self.step(now);
+        self.speak();
     }
 
     /// The next thing to do, in order; `None` when all is done until the next input.
@@ -231,13 +283,15 @@ impl Node {
 
     /// When to feed [`Input::Tick`] if nothing happens before.
     pub fn next_deadline(&self) -> Time {
-        let expiries = self.peers.values().filter(|p| p.alive).map(|p| p.heard + self.timing.expiry());
         let phase = match self.phase {
-            Phase::Joining { since } => Some(since + self.timing.expiry()).filter(|&t| t > self.last_step),
+            Phase::Joining { since } => Some(since + self.expiry()).filter(|&t| t > self.last_step),
             Phase::Leaving { since } => Some(since + self.leave_limit()),
-            _ => None,
+            Phase::Left => return self.next_heartbeat,
+            Phase::Starting | Phase::Serving => None,
         };
-        expiries.chain(phase).chain(self.retry_at).fold(self.next_heartbeat, Time::min)
+        let lapse = self.lease.granted.filter(|_| self.serves());
+        let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
+        [phase, lapse, expiry, self.retry_at].into_iter().flatten().fold(self.next_heartbeat, Time::min)
     }
 
     /// The incarnation of this life.
@@ -245,17 +299,35 @@ impl Node {
         self.stamp.incarnation
     }
 
+    /// Starts over if this process has missed its time: its lease has run out, and somebody may be taking
+    /// over at this moment.
+    fn guard(&mut self, now: Time, gap: Duration) {
+        let stalled = gap > self.timing.stall() && self.phase != Phase::Left;
+        if !stalled && !self.lease_lapsed(now) || self.broken(Broken::NoGuards) {
+            return;
+        }
+        let gap_ms = gap.as_millis() as u64;
+        self.note(if stalled { Event::Stalled { gap_ms } } else { Event::LeaseLapsed });
+        match self.phase {
+            Phase::Leaving { .. } => self.stop(),
+            _ => self.begin(now, self.stamp.incarnation + 1),
+        }
+    }
+
     /// Starts a life: empties the kernel, forgets the peers, says nothing yet.
     fn begin(&mut self, now: Time, incarnation: u64) {
+        let incarnation = if self.broken(Broken::NoIncarnations) { 0 } else { incarnation };
         self.stamp = Stamp { incarnation, seq: 0 };
         self.phase = Phase::Starting;
         self.hold = None;
         self.peers.clear();
         self.strangers.clear();
         self.view = None;
+        self.view_stale = true;
         self.agreed = false;
-        self.tables.clear();
+        self.empty_seq = None;
         self.lease = lease::Lease::default();
+        self.voice.hush();
         self.next_heartbeat = now + self.timing.heartbeat;
         self.apply(Claims::new());
         self.note(Event::Started { incarnation });
@@ -263,25 +335,32 @@ impl Node {
 
     /// Everything that follows from the time and from what is known.
     fn step(&mut self, now: Time) {
-        self.expire(now);
-        if matches!(self.phase, Phase::Starting | Phase::Left) {
-            self.retry(now);
-            return;
+        let beat = now >= self.next_heartbeat;
+        if beat {
+            self.next_heartbeat = now + self.timing.heartbeat;
         }
-        if let Phase::Joining { since } = self.phase {
-            self.try_to_serve(now, since);
+        self.expire(now);
+        match self.phase {
+            Phase::Starting => return self.retry(now),
+            Phase::Left => return,
+            Phase::Joining { since } => self.try_to_serve(now, since),
+            Phase::Serving => {
+                if self.yield_to_other_definition(now) {
+                    return;
+                }
+            }
+            Phase::Leaving { .. } => {}
         }
         self.update_view();
-        self.hand_over(now);
-        if now >= self.next_heartbeat {
-            self.publish(Recipients::All);
-            self.next_heartbeat = now + self.timing.heartbeat;
+        if beat {
+            self.voice.beat();
             if self.cluster.hosts.len() == 1 {
                 // Nobody to send to, so nobody who could take over: the heartbeat is the step itself.
                 self.lease.sent(now);
             }
         }
         self.renew_lease(now);
+        self.hand_over(now, beat);
         if let Phase::Leaving { since } = self.phase {
             self.try_to_stop(now, since);
         }
@@ -298,6 +377,7 @@ impl Node {
             None => {
                 self.hold = None;
                 self.phase = Phase::Serving;
+                self.view_stale = true;
             }
         }
     }
@@ -307,6 +387,7 @@ impl Node {
             Phase::Serving => {
                 self.note(Event::Leaving);
                 self.phase = Phase::Leaving { since: now };
+                self.view_stale = true;
             }
             Phase::Starting | Phase::Joining { .. } => self.stop(),
             Phase::Leaving { .. } | Phase::Left => {}
@@ -318,16 +399,16 @@ impl Node {
         let empty = self.claims_nothing();
         if empty && self.empty_seq.is_none() {
             self.empty_seq = Some(self.stamp.seq + 1);
-            self.publish(Recipients::All);
+            self.voice.tell_all();
         }
-        let taken_over = self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
-        if taken_over || now.since(since) >= self.leave_limit() {
+        let taken_over = || self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
+        if now.since(since) >= self.leave_limit() || taken_over() {
             self.stop();
         }
     }
 
     /// A leave that nobody answers ends after two expiries: long enough for a death in its midst.
-    fn leave_limit(&self) -> core::time::Duration {
+    fn leave_limit(&self) -> Duration {
         self.timing.expiry() * 2
     }
 
@@ -335,6 +416,7 @@ impl Node {
     fn stop(&mut self) {
         let in_order = self.claims_nothing();
         self.phase = Phase::Left;
+        self.voice.hush();
         if in_order {
             self.publish(Recipients::All);
         }
@@ -345,7 +427,14 @@ impl Node {
     /// Whether our kernel certainly accepts nothing. While a life starts nobody knows: its kernel may
     /// still hold what an earlier life left there.
     fn claims_nothing(&self) -> bool {
-        self.phase != Phase::Starting && self.pending.is_none() && self.claims.values().all(SliceSet::is_empty)
+        self.phase != Phase::Starting
+            && self.pending.is_none()
+            && self.claims.values().all(SliceSet::is_empty)
+    }
+
+    /// Whether this phase may hold slices.
+    fn serves(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Leaving { .. })
     }
 
     fn state(&self) -> HostState {
@@ -355,25 +444,6 @@ impl Node {
             Phase::Leaving { .. } => HostState::Leaving,
             Phase::Left => HostState::Left,
         }
-    }
-
-    /// Says where we stand.
-    fn publish(&mut self, to: Recipients) {
-        self.stamp.seq += 1;
-        self.lease.published(self.stamp.seq, self.last_step, self.timing.lease);
-        // Also of those that are gone: one that comes back must see that we stopped hearing it.
-        let heard = self.peers.iter().map(|(n, p)| (n.clone(), p.report.stamp));
-        let report = Report {
-            host: self.me.clone(),
-            stamp: self.stamp,
-            definition: self.cluster.definition,
-            state: self.state(),
-            weight: self.weight,
-            view: self.view.as_ref().map(|v| v.id),
-            claims: self.claims.clone(),
-            heard: heard.collect(),
-        };
-        self.actions.push_back(Action::Publish { report: Box::new(report), to });
     }
 
     fn note(&mut self, event: Event) {

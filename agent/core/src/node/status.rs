@@ -88,9 +88,10 @@ impl Node {
         }
     }
 
-    /// The ownership table of a service in the present view.
+    /// The ownership table of a service, by the view that was last agreed or, where there is no agreement,
+    /// the view at the last heartbeat; none while this host joins for the first time.
     pub fn table(&self, service: &str) -> Option<&Table> {
-        self.tables.get(service)
+        self.tables.present()?.get(service)
     }
 
     /// Who claims what, this host included; only hosts that may be alive.

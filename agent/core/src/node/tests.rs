@@ -408,6 +408,7 @@ fn an_agent_whose_clock_went_back_starts_a_later_life() {
         definition: world.cluster.definition,
         state: HostState::Serving,
         weight: 1,
+        listening_ms: 0,
         view: None,
         claims: Claims::new(),
         heard: BTreeMap::new(),

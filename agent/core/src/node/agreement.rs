@@ -1,0 +1,117 @@
+//! The view, and who computes with it.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Broken, Event, Node, Phase};
+use crate::ownership::Table;
+use crate::report::HostState;
+use crate::time::Time;
+use crate::view::{Member, View, ViewId};
+
+/// How many sets of tables are kept: a host that flaps, or leaves and returns, costs no computation.
+const TABLES_KEPT: usize = 4;
+
+/// Ownership tables, the present ones first.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// The view that they were last computed for.
+    of: Option<ViewId>,
+    kept: Vec<(Shares, BTreeMap<String, Table>)>,
+}
+
+/// All that ownership depends on: weight and eligibility by host.
+type Shares = BTreeMap<String, (u8, bool)>;
+
+impl Tables {
+    pub(super) fn present(&self) -> Option<&BTreeMap<String, Table>> {
+        self.kept.first().map(|(_, tables)| tables)
+    }
+}
+
+impl Node {
+    /// Moves to the view that follows from the living hosts, if it is another one. A joining host is a
+    /// member that owns nothing: it agrees, so that what it decides later builds on it.
+    pub(super) fn update_view(&mut self) {
+        if !self.view_stale {
+            return;
+        }
+        self.view_stale = false;
+        let eligible = self.phase == Phase::Serving;
+        let me = Member { incarnation: self.stamp.incarnation, weight: self.weight, eligible };
+        let mut members = BTreeMap::from([(self.me.clone(), me)]);
+        for (name, peer) in self.peers.iter().filter(|(_, p)| p.alive) {
+            let r = &peer.report;
+            if r.definition == self.cluster.definition {
+                let eligible = r.state == HostState::Serving;
+                let member = Member { incarnation: r.stamp.incarnation, weight: r.weight, eligible };
+                members.insert(name.clone(), member);
+            }
+        }
+        if self.view.as_ref().is_some_and(|v| v.members == members) {
+            return;
+        }
+        let view = View::new(&self.cluster, members);
+        let hosts = view.members.keys().cloned().collect();
+        self.note(Event::ViewChanged { view: view.id, hosts });
+        self.view = Some(view);
+        self.agreed = false;
+        self.moves_stale = true;
+        self.view_seq = self.stamp.seq + 1;
+        self.voice.tell_all();
+    }
+
+    /// Computes the tables of the present view, unless they are at hand.
+    pub(super) fn settle_tables(&mut self) {
+        let Some(view) = self.view.as_ref().filter(|v| self.tables.of != Some(v.id)) else { return };
+        self.tables.of = Some(view.id);
+        let mut shares: Shares = self.cluster.hosts.iter().map(|(h, &w)| (h.clone(), (w, false))).collect();
+        shares.extend(view.members.iter().map(|(h, m)| (h.clone(), (m.weight, m.eligible))));
+        match self.tables.kept.iter().position(|(of, _)| *of == shares) {
+            Some(i) => self.tables.kept[..=i].rotate_right(1),
+            None => {
+                self.tables.kept.insert(0, (shares, view.tables(&self.cluster)));
+                self.tables.kept.truncate(TABLES_KEPT);
+            }
+        }
+    }
+
+    /// Whether every living host computes with our view and has answered our entry into it. A host of
+    /// another definition computes with no view of ours: none may serve, and those that join must know that
+    /// we do.
+    pub(super) fn everyone_agrees(&self) -> bool {
+        let Some(view) = &self.view else { return false };
+        let entry = if self.broken(Broken::OldAnswers) { 0 } else { self.view_seq };
+        self.peers.values().filter(|p| p.alive).all(|p| {
+            let r = &p.report;
+            let same = if r.definition == self.cluster.definition {
+                r.view == Some(view.id)
+            } else {
+                r.state == HostState::Joining
+            };
+            same && p.answered >= Some(entry)
+        })
+    }
+
+    /// Whether this host may add slices now: its own lease holds, nobody who agrees can have given it up
+    /// since, and those who agree suffice to serve without the others.
+    pub(super) fn may_acquire(&self, now: Time) -> bool {
+        let holds = self.lease.granted.is_some_and(|until| until > now);
+        let heard = |p: &super::Peer| p.basis.is_some_and(|basis| basis + self.timing.lease > now);
+        let votes = |h: &String| {
+            *h == self.me
+                || self.is_alive_by_our_definition(h)
+                    && self.peers.get(h).is_some_and(|p| p.report.state != HostState::Joining)
+        };
+        let proven = holds && self.peers.values().filter(|p| p.alive).all(heard);
+        (proven || self.broken(Broken::NoAgreement) || self.broken(Broken::NoAcknowledgements))
+            && self.phase == Phase::Serving
+            && self.partition.suffices(&self.cluster, votes)
+    }
+
+    /// Whether every living host has answered our report `seq` or a later one.
+    pub(super) fn everyone_heard(&self, seq: u64) -> bool {
+        self.peers.values().filter(|p| p.alive).all(|p| p.answered >= Some(seq))
+    }
+}

@@ -1,0 +1,30 @@
+//! Ways to break the protocol, for those who must show that they would notice.
+//!
+//! Compiled only with the feature `mutations`, which nothing but the simulator asks for.
+
+/// A rule that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A silent host counts as gone when its lease ends, with no margin for clocks.
+    NoMargin,
+    /// A silent host counts as gone after two heartbeats, as a failure detector would have it.
+    BelieveAtOnce,
+    /// Slices are acquired without asking what view the others have.
+    NoAgreement,
+    /// A slice is released in words first and in the kernel later.
+    WordsFirst,
+    /// Neither a gap in one's own time nor a lease that has run out makes a newcomer.
+    NoGuards,
+    /// All lives of a host are one.
+    NoIncarnations,
+    /// The lease runs from what was sent, whether anybody has heard it or not.
+    NoAcknowledgements,
+    /// Who has fallen silent is held for dead, however long before that it had stopped hearing us.
+    SilenceIsDeath,
+    /// Time slept through counts as time listened.
+    SleepListens,
+    /// What was answered to an earlier entry into a view counts for a later one.
+    OldAnswers,
+    /// With [`super::Partition::Majority`]: acknowledgements count from the first one.
+    NoProbation,
+}

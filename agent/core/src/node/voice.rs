@@ -1,0 +1,103 @@
+//! When and to whom this host speaks.
+//!
+//! All that happens in one step is said in one report. Every heartbeat goes to everyone; news go out at
+//! once, while they last: in a storm of news (hundreds of hosts that start at one moment) the rest waits
+//! for the next heartbeat, which says it all anyway.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+
+use super::{Action, Node, Phase, Recipients};
+use crate::report::Report;
+
+/// Datagrams of news between two heartbeats, in heartbeats' worth of datagrams.
+const NEWS_MAX: usize = 16;
+
+/// What is to be said at the end of the step.
+#[derive(Debug, Default)]
+pub(super) struct Voice {
+    to_all: bool,
+    heartbeat: bool,
+    to: BTreeSet<String>,
+    peers: usize,
+    /// Datagrams of news that may still be sent before the next heartbeat.
+    left: usize,
+}
+
+impl Voice {
+    pub(super) fn new(hosts: usize) -> Self {
+        Voice { peers: hosts.saturating_sub(1), ..Voice::default() }
+    }
+
+    /// There is news for everyone.
+    pub(super) fn tell_all(&mut self) {
+        self.to_all = true;
+    }
+
+    /// This host waits for our word.
+    pub(super) fn tell(&mut self, host: String) {
+        self.to.insert(host);
+    }
+
+    /// It is time for a heartbeat.
+    pub(super) fn beat(&mut self) {
+        self.heartbeat = true;
+        self.left = self.peers.max(1) * NEWS_MAX;
+    }
+
+    /// Forgets what was to be said.
+    pub(super) fn hush(&mut self) {
+        self.to_all = false;
+        self.heartbeat = false;
+        self.to.clear();
+    }
+}
+
+impl Node {
+    /// Says what is to be said.
+    pub(super) fn speak(&mut self) {
+        if matches!(self.phase, Phase::Starting | Phase::Left) {
+            return self.voice.hush();
+        }
+        let all = self.voice.heartbeat || self.voice.to_all && self.voice.left >= self.voice.peers;
+        if all {
+            if !self.voice.heartbeat {
+                self.voice.left -= self.voice.peers;
+            }
+            self.publish(Recipients::All);
+        } else {
+            while self.voice.left > 0
+                && let Some(host) = self.voice.to.pop_first()
+            {
+                self.voice.left -= 1;
+                self.publish(Recipients::One(host));
+            }
+        }
+        self.voice.hush();
+    }
+
+    /// Says where we stand.
+    pub(super) fn publish(&mut self, to: Recipients) {
+        self.stamp.seq += 1;
+        self.lease.published(self.stamp.seq, self.last_step, self.timing.lease);
+        // Also of those that are gone: one that comes back must see that we stopped hearing it.
+        let heard = self.peers.iter().map(|(n, p)| (n.clone(), p.report.stamp));
+        let listening_ms = match self.phase {
+            Phase::Joining { since } => self.last_step.since(since).as_millis() as u64 + 1,
+            _ => 0,
+        };
+        let report = Report {
+            host: self.me.clone(),
+            stamp: self.stamp,
+            definition: self.cluster.definition,
+            state: self.state(),
+            weight: self.weight,
+            listening_ms,
+            view: self.view.as_ref().map(|v| v.id),
+            claims: self.claims.clone(),
+            heard: heard.collect(),
+        };
+        self.actions.push_back(Action::Publish { report: Box::new(report), to });
+    }
+}
