@@ -105,6 +105,8 @@ pub enum Hold {
         /// Who is missing.
         missing: Vec<String>,
     },
+    /// The service device has no carrier.
+    NoLink,
     /// Another machine uses our name.
     NameTaken,
 }

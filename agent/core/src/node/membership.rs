@@ -168,6 +168,9 @@ impl Node {
         if self.name_conflicts > NAME_CONFLICTS_MAX {
             return Some(Hold::NameTaken);
         }
+        if !self.link_up {
+            return Some(Hold::NoLink);
+        }
         if let Some(hosts) = self.outvoted_by() {
             return Some(Hold::Definition { hosts });
         }

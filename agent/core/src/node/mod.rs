@@ -75,6 +75,12 @@ pub enum Input {
         /// The host that the definition gives this address to.
         host: String,
     },
+    /// The service device has lost or found its carrier. A caller that does not watch it need not say so:
+    /// it counts as there until it is said to be gone.
+    Link {
+        /// Whether it is there.
+        up: bool,
+    },
     /// The operator wants this host to leave in order.
     Leave,
 }
@@ -152,6 +158,7 @@ pub struct Node {
 
     peers: BTreeMap<String, Peer>,
     strangers: BTreeMap<String, Time>,
+    link_up: bool,
     /// No living peer expires before this.
     next_expiry: Time,
     view: Option<View>,
@@ -214,6 +221,7 @@ impl Node {
             name_conflicts: 0,
             peers: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            link_up: true,
             next_expiry: now,
             view: None,
             view_stale: true,
@@ -270,6 +278,7 @@ impl Node {
             Input::Stranger { host } => {
                 self.strangers.insert(host, now);
             }
+            Input::Link { up } => self.link(now, up),
             Input::Leave => self.leave(now),
         }
         self.step(now);
@@ -297,6 +306,21 @@ impl Node {
     /// The incarnation of this life.
     pub fn incarnation(&self) -> u64 {
         self.stamp.incarnation
+    }
+
+    /// Without its link a host reaches no client, and would be taken for alone when it comes back before
+    /// the others are heard: so it holds nothing, and joins as a newcomer when the link is back.
+    fn link(&mut self, now: Time, up: bool) {
+        if self.link_up == up {
+            return;
+        }
+        self.link_up = up;
+        match self.phase {
+            Phase::Serving => self.begin(now, self.stamp.incarnation + 1),
+            Phase::Leaving { .. } => self.stop(),
+            Phase::Joining { .. } => self.phase = Phase::Joining { since: now },
+            Phase::Starting | Phase::Left => {}
+        }
     }
 
     /// Starts over if this process has missed its time: its lease has run out, and somebody may be taking

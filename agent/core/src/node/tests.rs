@@ -68,6 +68,7 @@ struct World {
     loss_percent: u64,
     kernel_trouble: bool,
     cluster: Cluster,
+    partition: Partition,
 }
 
 fn name(i: usize) -> String {
@@ -109,6 +110,7 @@ impl World {
             loss_percent: 0,
             kernel_trouble: false,
             cluster: cluster(hosts),
+            partition: Partition::Serve,
         }
     }
 
@@ -121,7 +123,14 @@ impl World {
     fn start(&mut self, i: usize) {
         self.hosts[i].life += 1;
         let incarnation = self.hosts[i].life * 1000;
-        let node = Node::new(&name(i), self.cluster.clone(), TIMING, incarnation, self.now);
+        let node = Node::with_partition(
+            &name(i),
+            self.cluster.clone(),
+            TIMING,
+            self.partition,
+            incarnation,
+            self.now,
+        );
         self.hosts[i].node = Some(node);
         self.hosts[i].stopped = false;
         self.hosts[i].wake = None;
@@ -350,6 +359,40 @@ fn a_stopped_host_is_silent_and_wakes_as_a_newcomer() {
     world.run(3000, "wake");
     assert_eq!(world.hosts[0].node.as_ref().unwrap().incarnation(), before + 1);
     assert!(world.accepting(0).len() >= SLICES / 3);
+}
+
+#[test]
+fn a_host_without_its_link_holds_nothing_and_comes_back_as_a_newcomer() {
+    let mut world = settled(3);
+    world.feed(1, Input::Link { up: false });
+    world.run(1500, "link down");
+    assert_eq!((world.uncovered(), world.accepting(1).len()), (0, 0));
+    let status = world.hosts[1].node.as_ref().unwrap().status(world.now);
+    assert_eq!(status.hold, Some(Hold::NoLink));
+    world.feed(1, Input::Link { up: true });
+    world.run(1500, "link up");
+    assert_eq!(world.uncovered(), 0);
+    assert!(world.accepting(1).len() >= SLICES / 3);
+}
+
+#[test]
+fn a_minority_holds_nothing_and_says_so() {
+    let mut world = World::new(3, 1);
+    world.partition = Partition::Majority;
+    (0..3).for_each(|i| world.start(i));
+    world.run(2500, "start");
+    assert_eq!(world.uncovered(), 0);
+    world.kill(1);
+    world.run(2500, "one death");
+    assert_eq!(world.uncovered(), 0);
+    world.kill(2);
+    world.run(2500, "two deaths");
+    assert_eq!(world.uncovered(), SLICES);
+    let status = world.hosts[0].node.as_ref().unwrap().status(world.now);
+    assert_eq!(status.hold, Some(Hold::Minority { missing: [name(1), name(2)].into() }));
+    world.start(1);
+    world.run(2500, "return");
+    assert_eq!(world.uncovered(), 0);
 }
 
 #[test]
