@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use onemac_core::node::Partition;
 use onemac_core::time::Timing;
 use onemac_core::view::{Cluster, DefinitionId};
 use onemac_definition::{Definition, Host};
@@ -136,6 +137,14 @@ pub fn cluster(definition: &Definition) -> Cluster {
         slices: definition.slices,
         hosts: definition.hosts.iter().map(|h| (h.name.clone(), h.weight)).collect::<BTreeMap<_, _>>(),
         services: services(definition),
+    }
+}
+
+/// What a part of the cluster that is cut off does.
+pub fn partition(definition: &Definition) -> Partition {
+    match definition.partition {
+        onemac_definition::Partition::Serve => Partition::Serve,
+        onemac_definition::Partition::Majority => Partition::Majority,
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::fmt;
 
+use crate::model::Timing;
 use crate::model::{Definition, Service};
-use crate::words::{Affinity, Link, Method, Mode, Partition};
+use crate::words::{Affinity, Link, Method, Mode};
 
 /// A key whose value asks for something that is still to come.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +36,8 @@ const TABLE: &[Row] = &[
         "the affinities network and client-port are not built yet; use `client`",
     ),
     (
-        |d| top("partition", d.partition != Partition::Serve),
-        "the majority rule is not built yet; use `serve`",
+        |d| top("timing.drain_timeout", d.timing.drain_timeout != Timing::default().drain_timeout),
+        "slices do not keep their connections when they move yet; leave the key out",
     ),
     (
         |d| top("services", !d.services.is_empty()),

@@ -157,6 +157,7 @@ vips: [192.0.2.53]
 link: igmp
 affinity: client-port
 partition: majority
+timing: { drain_timeout: 5m }
 hosts: [{ name: ns1, gossip: \"192.0.2.11:7946\", interface: eth0 }]
 services:
   - { name: plain, ports: [1] }
@@ -173,7 +174,7 @@ services:
         [
             "link",
             "affinity",
-            "partition",
+            "timing.drain_timeout",
             "services",
             "services[1].mode",
             "services[1].check",

@@ -21,27 +21,17 @@ impl Driver<'_> {
         Status {
             cluster: self.definition.cluster.clone(),
             host: self.host.name.clone(),
-            // Nobody is served without a carrier, whatever the core last knew.
-            state: if self.carrier { word(core.state) } else { word(HostState::Joining) },
+            state: word(core.state),
             view: View { id: core.view.map(|id| id.to_string()), agreed: core.agreed },
             lease_ms,
             problems: self.problems(&core, lease_ms),
-            hosts: core.hosts.iter().map(|h| self.host_row(h)).collect(),
+            hosts: core.hosts.iter().map(host).collect(),
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,
             slices: self.definition.slices,
             mac: self.definition.mac.to_string(),
             vips: self.definition.vips.clone(),
         }
-    }
-
-    fn host_row(&self, h: &HostStatus) -> Host {
-        let mut row = host(h);
-        if h.name == self.host.name && !self.carrier {
-            row.state = word(HostState::Joining);
-            row.slices.values_mut().for_each(|n| *n = 0);
-        }
-        row
     }
 
     /// `onemac owner`.
@@ -60,12 +50,6 @@ impl Driver<'_> {
     fn problems(&self, core: &CoreStatus, lease_ms: u64) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut add = |what: String, advice: &str| problems.push(Problem { what, advice: advice.into() });
-        if !self.carrier {
-            add(
-                format!("{} has no carrier: nobody can be served here", self.host.interface),
-                "look at the cable, the switch port, the bond: this host joins again by itself",
-            );
-        }
         if let Some(hold) = &core.hold {
             let (what, advice) = story::explain(hold);
             add(what, &advice);
@@ -77,7 +61,7 @@ impl Driver<'_> {
         // What holds this host back has been said; the same hosts are not listed once more below.
         let told = |h: &HostStatus| match &core.hold {
             Some(Hold::Definition { hosts } | Hold::Secret { hosts }) => hosts.contains(&h.name),
-            Some(Hold::Listening { missing }) => missing.contains(&h.name),
+            Some(Hold::Listening { missing } | Hold::Minority { missing }) => missing.contains(&h.name),
             _ => false,
         };
         let differing = names(&mut others().filter(|h| h.alive && !h.same_definition && !told(h)));

@@ -49,9 +49,6 @@ pub struct Driver<'a> {
     committed: mpsc::UnboundedSender<(u64, bool)>,
     commits: mpsc::UnboundedReceiver<(u64, bool)>,
     pub(super) lease_until: Option<Time>,
-    /// Without a carrier nobody can be served, and the others can not hear that we live, or should not:
-    /// the core stands still. If that lasts, its lease ends, and it begins as a newcomer.
-    pub(super) carrier: bool,
     told: Option<String>,
     stop: bool,
 }
@@ -64,7 +61,6 @@ impl<'a> Driver<'a> {
         host: &'a Host,
         seed: u32,
         kernel: &'a Kernel,
-        carrier: bool,
         (wire, spread): (Arc<Wire>, Spread),
     ) -> Self {
         let (committed, commits) = mpsc::unbounded_channel();
@@ -80,7 +76,6 @@ impl<'a> Driver<'a> {
             committed,
             commits,
             lease_until,
-            carrier,
             told,
             stop,
         }
@@ -94,20 +89,20 @@ impl<'a> Driver<'a> {
         while !self.stop {
             let wait = self.node.next_deadline().since(clock::now());
             tokio::select! {
-                () = tokio::time::sleep(wait), if self.carrier => self.feed(Input::Tick).await,
-                Some(message) = inputs.incoming.recv(), if self.carrier => match message {
+                () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
+                Some(message) = inputs.incoming.recv() => match message {
                     Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(report) = inputs.spread_reports.recv(), if self.carrier => self.feed(Input::Heard(Box::new(report))).await,
-                Some((change, ok)) = self.commits.recv(), if self.carrier => self.feed(Input::Committed { change, ok }).await,
-                Some(up) = inputs.carrier.recv() => self.carrier_is(up).await,
+                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
+                Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
+                Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
                 Some(question) = inputs.questions.recv() => self.answer(question),
                 () = inputs.signals.leave() => {
-                    if leaving || !self.carrier {
-                        tracing::warn!("ending without a hand-over");
+                    if leaving {
+                        tracing::warn!("told twice to end: ending without a hand-over");
                         return Ok(());
                     }
                     leaving = true;
@@ -129,22 +124,6 @@ impl<'a> Driver<'a> {
         self.node.handle(clock::now(), input);
         self.carry_out().await;
         self.tell_systemd();
-    }
-
-    async fn carrier_is(&mut self, up: bool) {
-        if up == self.carrier {
-            return;
-        }
-        self.carrier = up;
-        let device = &self.host.interface;
-        match up {
-            true => {
-                tracing::info!("{device} has a carrier again");
-                // Before anything that waited in the queues: the core must notice how long it stood still.
-                self.feed(Input::Tick).await;
-            }
-            false => tracing::warn!("{device} has no carrier: standing still until it has one"),
-        }
     }
 
     async fn carry_out(&mut self) {

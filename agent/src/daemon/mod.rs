@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use onemac_core::node::{Input, Node};
 use onemac_definition::{Definition, Host};
 use onemac_rules::Wanted;
 use sd_notify::NotifyState;
@@ -93,17 +94,21 @@ async fn serve(
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
 
-    let node = onemac_core::node::Node::new(
+    let mut node = Node::with_partition(
         &host.name,
         setup::cluster(definition),
         setup::timing(definition),
+        setup::partition(definition),
         incarnation,
         clock::now(),
     );
+    let (up, carrier) = kernel.carrier()?;
+    if !up {
+        node.handle(clock::now(), Input::Link { up });
+    }
     notify(&[NotifyState::Ready]);
-    let (has_carrier, carrier) = kernel.carrier()?;
     let inputs = Inputs { incoming, gossip_in, spread_reports, carrier, questions, signals };
-    Driver::new(node, definition, host, seed, kernel, has_carrier, (wire, spread)).drive(inputs).await
+    Driver::new(node, definition, host, seed, kernel, (wire, spread)).drive(inputs).await
 }
 
 async fn open_wire(

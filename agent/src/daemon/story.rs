@@ -53,9 +53,9 @@ pub fn tell(event: &Event) -> (Volume, String) {
         ),
         Event::Leaving => (Info, "leaving: handing the slices over".into()),
         Event::Left => (Info, "left".into()),
-        // Events of a newer core are told as they are.
-        #[allow(unreachable_patterns)]
-        other => (Info, format!("{other:?}")),
+        Event::Outvoted { hosts } => {
+            (Warn, format!("{} serve by another definition and are more: starting over", hosts.join(", ")))
+        }
     }
 }
 
@@ -74,11 +74,21 @@ pub fn explain(hold: &Hold) -> (String, String) {
             format!("{} speak, but not with our secret, so this host accepts nothing", hosts.join(", ")),
             "copy the same secret file to every host and restart the agent".into(),
         ),
+        Hold::Minority { missing } => (
+            format!(
+                "{} not heard: with less than half of the cluster here, this side serves nobody",
+                missing.join(", ")
+            ),
+            "mend the network between the hosts; `partition: majority` in the definition asks for this"
+                .into(),
+        ),
+        Hold::NoLink => (
+            "the service device has no carrier: nobody can be served here".into(),
+            "look at the cable, the switch port, the bond; this host joins again by itself".into(),
+        ),
         Hold::NameTaken => (
             "another machine uses this host's name, so this host accepts nothing".into(),
             "give each machine its own --host (or hostname), then restart the agent".into(),
         ),
-        #[allow(unreachable_patterns)]
-        other => (format!("{other:?}"), "see the log".into()),
     }
 }

@@ -41,6 +41,7 @@ mod tests {
             stamp,
             definition: DefinitionId([1; 16]),
             state: HostState::Serving,
+            listening_ms: 60_000,
             weight: 100,
             view: Some(ViewId([2; 16])),
             claims,
