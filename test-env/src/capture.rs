@@ -124,8 +124,16 @@ impl Injector {
     /// # Errors
     /// When there is no such device or the caller is not root.
     pub fn open(netns: &Netns, device: &str) -> Result<Self> {
+        netns.within(|| Self::open_here(device))
+    }
+
+    /// As [`Self::open`], in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_here(device: &str) -> Result<Self> {
         // Protocol 0: this socket receives nothing.
-        Ok(Self { socket: netns.within(|| packet_socket(device, 0))? })
+        Ok(Self { socket: packet_socket(device, 0)? })
     }
 
     /// Sends one frame, given from the destination MAC address on.

@@ -180,10 +180,10 @@ impl Host {
         self.programs().agent.as_mut().is_some_and(|agent| !agent.paused && agent.process.is_running())
     }
 
-    /// Whether its agent was started and has ended without being told to.
+    /// How its agent ended, if it was started and has ended without being told to.
     #[must_use]
-    pub fn agent_has_died(&self) -> bool {
-        self.programs().agent.as_mut().is_some_and(|agent| !agent.process.is_running())
+    pub fn agent_has_died(&self) -> Option<ExitStatus> {
+        self.programs().agent.as_mut()?.process.exit_status()
     }
 
     /// Sends a signal to the agent.

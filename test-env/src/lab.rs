@@ -228,10 +228,14 @@ impl Lab {
     fn is_settled(&self) -> Result<bool> {
         let living: BTreeSet<String> =
             self.hosts.iter().filter(|host| host.agent_is_living()).map(Host::name).collect();
-        for host in self.hosts.iter().filter(|host| host.agent_has_died()) {
-            let text =
-                format!("the agent of {} has ended; its log ends:\n{}", host.name(), host.agent_log(10));
-            return Err(Hopeless(text).into());
+        for host in &self.hosts {
+            if let Some(status) = host.agent_has_died() {
+                let (name, log) = (host.name(), host.agent_log(10));
+                return Err(Hopeless(format!(
+                    "the agent of {name} has ended ({status}); its log ends:\n{log}"
+                ))
+                .into());
+            }
         }
         ensure!(!living.is_empty(), "no agent is running");
         let mut views = BTreeSet::new();

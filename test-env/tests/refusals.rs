@@ -44,6 +44,47 @@ fn without_its_interface() -> Result<()> {
 }
 
 #[test]
+fn with_its_card_in_a_bridge() -> Result<()> {
+    let lab = Lab::build(&Plan::hosts(1))?;
+    let host = lab.host(1);
+    // The kernel gives frames of a device to one taker only; this is found out after the rules are made.
+    host.netns().ip("link add br9 type bridge\nlink set eth0 master br9")?;
+    ensure_refuses(host, 1, &["onemac0", "bridge"])
+}
+
+#[test]
+fn with_a_foreign_device_of_its_name() -> Result<()> {
+    let lab = Lab::build(&Plan::hosts(1))?;
+    let host = lab.host(1);
+    host.netns().ip("link add onemac0 type veth peer name other\nlink set onemac0 up")?;
+    let before = host.netns().run("ip", &["link"])?;
+    host.start_agent()?;
+    let status = host.wait_agent_exit(PATIENCE)?;
+    let said = host.agent_log(20);
+    ensure!(status.code() == Some(1) && said.contains("onemac0"), "ended with {status} and said:\n{said}");
+    assert_eq!(before, host.netns().run("ip", &["link"])?);
+    let rules = host.netns().run("nft", &["list", "ruleset"])?;
+    ensure!(rules.trim().is_empty(), "rules were left:\n{rules}");
+    let clean = host.onemac(&["clean"])?;
+    assert_eq!(before, host.netns().run("ip", &["link"])?, "{clean:?}");
+    Ok(())
+}
+
+#[test]
+fn with_a_shared_address_on_the_host_itself() -> Result<()> {
+    for (address, device) in
+        [("192.0.2.53/32", "lo"), ("192.0.2.53/24", "eth0"), ("2001:db8:0:1::53/64", "eth0")]
+    {
+        let lab = Lab::build(&Plan::hosts(1))?;
+        let host = lab.host(1);
+        host.netns().ip(&format!("addr add {address} dev {device}"))?;
+        let words = [address.split('/').next().unwrap_or_default(), device];
+        ensure_refuses(host, 1, &words).with_context(|| format!("{address} on {device}"))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn without_root() -> Result<()> {
     const NOBODY: u32 = 65534;
     let lab = Lab::build(&Plan::hosts(1))?;
