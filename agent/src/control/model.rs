@@ -58,6 +58,9 @@ pub struct Host {
     pub weight: u8,
     /// Time since its last word; none if there was none.
     pub heard_ms: Option<u64>,
+    /// Time since its last frame on the service wire; none if there was none.
+    #[serde(default)]
+    pub wire_ms: Option<u64>,
     /// How many slices of each service it says that it accepts.
     pub slices: BTreeMap<String, u32>,
 }

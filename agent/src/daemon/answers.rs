@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use onemac_core::jhash;
 use onemac_core::node::{Hold, HostStatus, Node, Status as CoreStatus};
 use onemac_core::report::HostState;
+use onemac_core::time::Time;
 use onemac_definition::Definition;
 
 use super::driver::Driver;
@@ -25,13 +26,18 @@ impl Driver<'_> {
             view: View { id: core.view.map(|id| id.to_string()), agreed: core.agreed },
             lease_ms,
             problems: self.problems(&core, lease_ms),
-            hosts: core.hosts.iter().map(host).collect(),
+            hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,
             slices: self.definition.slices,
             mac: self.definition.mac.to_string(),
             vips: self.definition.vips.clone(),
         }
+    }
+
+    fn host_row(&self, h: &HostStatus, now: Time) -> Host {
+        let wire_heard = self.wire_heard.get(&h.name);
+        Host { wire_ms: wire_heard.map(|at| now.since(*at).as_millis() as u64), ..host(h) }
     }
 
     /// `onemac owner`.
@@ -78,6 +84,22 @@ impl Driver<'_> {
                     "look at that machine, its agent and its network; the others have its share",
                 );
             }
+        }
+        // Frames on the service wire are as frequent as heartbeats; a hundred missing ones are no accident.
+        let deaf = |h: &&HostStatus| {
+            let silent = self
+                .wire_heard
+                .get(&h.name)
+                .is_none_or(|&at| clock::now().since(at) > self.definition.timing.heartbeat * 100);
+            h.alive && silent && core.state == HostState::Serving && self.lived_long()
+        };
+        let unseen = names(&mut others().filter(deaf));
+        if !unseen.is_empty() {
+            add(
+                format!("{unseen} heard by gossip, but its frames do not arrive on {}", self.host.interface),
+                "the hosts do not share one layer-2 segment any more: look at the switch and the VLAN, for \
+                 clients may not reach all hosts either",
+            );
         }
         let stranger = |h: &HostStatus| core.strangers.contains(&h.name);
         let unheard = names(&mut others().filter(|h| h.state.is_none() && !stranger(h) && !told(h)));
@@ -162,6 +184,7 @@ fn host(h: &HostStatus) -> Host {
         alive: h.alive,
         weight: h.weight,
         heard_ms: h.heard_ms,
+        wire_ms: None,
         slices: h.slices.clone(),
     }
 }

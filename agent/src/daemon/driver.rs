@@ -1,5 +1,6 @@
 //! The loop, and the carrying out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,11 +16,15 @@ use super::{Signals, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
+use crate::gossip::beacon::Beacon;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
 use crate::kernel::Kernel;
 use crate::setup::DEFAULT_SERVICE;
+
+/// Two signals to end within this time are one wish.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// All that can wake the loop.
 pub struct Inputs {
@@ -29,6 +34,8 @@ pub struct Inputs {
     pub gossip_in: mpsc::Sender<Datagram>,
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
+    /// Reports that came over the service wire.
+    pub beacon_reports: mpsc::Receiver<Report>,
     /// Whether the service device has a carrier.
     pub carrier: mpsc::UnboundedReceiver<bool>,
     /// Operators.
@@ -46,9 +53,13 @@ pub struct Driver<'a> {
     pub(super) seed: u32,
     wire: Arc<Wire>,
     spread: Spread,
+    beacon: Beacon,
+    /// When each host's frames were last seen on the service wire.
+    pub(super) wire_heard: BTreeMap<String, Time>,
     committed: mpsc::UnboundedSender<(u64, bool)>,
     commits: mpsc::UnboundedReceiver<(u64, bool)>,
     pub(super) lease_until: Option<Time>,
+    born: Time,
     told: Option<String>,
     stop: bool,
 }
@@ -61,7 +72,7 @@ impl<'a> Driver<'a> {
         host: &'a Host,
         seed: u32,
         kernel: &'a Kernel,
-        (wire, spread): (Arc<Wire>, Spread),
+        (wire, spread, beacon): (Arc<Wire>, Spread, Beacon),
     ) -> Self {
         let (committed, commits) = mpsc::unbounded_channel();
         let (lease_until, told, stop) = (None, None, false);
@@ -73,9 +84,12 @@ impl<'a> Driver<'a> {
             kernel,
             wire,
             spread,
+            beacon,
+            wire_heard: BTreeMap::new(),
             committed,
             commits,
             lease_until,
+            born: clock::now(),
             told,
             stop,
         }
@@ -84,7 +98,7 @@ impl<'a> Driver<'a> {
     /// Runs until the core says stop.
     pub async fn drive(mut self, mut inputs: Inputs) -> Result<()> {
         let mut gossip_ended = Box::pin(self.spread.ended());
-        let mut leaving = false;
+        let mut told_to_leave = None;
         self.carry_out().await;
         while !self.stop {
             let wait = self.node.next_deadline().since(clock::now());
@@ -96,16 +110,24 @@ impl<'a> Driver<'a> {
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
+                Some(report) = inputs.beacon_reports.recv() => {
+                    self.wire_heard.insert(report.host.clone(), clock::now());
+                    self.feed(Input::Heard(Box::new(report))).await;
+                }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
                 Some(question) = inputs.questions.recv() => self.answer(question),
                 () = inputs.signals.leave() => {
-                    if leaving {
-                        tracing::warn!("told twice to end: ending without a hand-over");
-                        return Ok(());
+                    // A supervisor and a process group often signal the same wish twice.
+                    match told_to_leave {
+                        Some(at) if clock::now().since(at) < SAME_WISH => continue,
+                        Some(_) => {
+                            tracing::warn!("told twice to end: ending without a hand-over");
+                            return Ok(());
+                        }
+                        None => told_to_leave = Some(clock::now()),
                     }
-                    leaving = true;
                     notify(&[NotifyState::Stopping]);
                     self.feed(Input::Leave).await;
                 }
@@ -154,7 +176,8 @@ impl<'a> Driver<'a> {
             Recipients::One(host) => Some(host.as_str()),
             Recipients::All => None,
         };
-        if self.wire.send_to_hosts(only, Kind::Report, &bytes).await {
+        let by_wire = only.is_none() && self.beacon.send(&bytes);
+        if self.wire.send_to_hosts(only, Kind::Report, &bytes).await || by_wire {
             self.node.handle(clock::now(), Input::Sent { at });
         }
         self.spread.publish(&bytes).await;
@@ -197,6 +220,11 @@ impl<'a> Driver<'a> {
         }
         notify(&state);
         self.told = Some(line);
+    }
+
+    /// Whether this agent runs for longer than a hundred heartbeats.
+    pub(super) fn lived_long(&self) -> bool {
+        clock::now().since(self.born) > self.definition.timing.heartbeat * 100
     }
 
     /// How many datagrams failed authentication, were replayed, came from nowhere known.

@@ -24,6 +24,7 @@ pub use self::lock::Lock;
 use crate::clock;
 use crate::control::{server, socket_path};
 use crate::failure::{Failure, Result};
+use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::Kernel;
@@ -49,15 +50,8 @@ pub async fn run(file: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> 
     let kernel = Kernel::bring_up(wanted(&definition, host, &secret), run_dir).await;
     let result = match kernel {
         Ok(kernel) => {
-            let served = serve(
-                &definition,
-                host,
-                incarnation,
-                secret.hash_seed(),
-                &kernel,
-                wire,
-                (incoming, questions, signals),
-            );
+            let served =
+                serve(&definition, host, incarnation, &secret, &kernel, wire, (incoming, questions, signals));
             let served = served.await;
             let failures = kernel.tear_down().await;
             failures.iter().for_each(|failure| tracing::error!("{failure}"));
@@ -75,7 +69,7 @@ async fn serve(
     definition: &Definition,
     host: &Host,
     incarnation: u64,
-    seed: u32,
+    secret: &Secret,
     kernel: &Kernel,
     wire: Arc<Wire>,
     (incoming, questions, signals): Doors,
@@ -102,13 +96,19 @@ async fn serve(
         incarnation,
         clock::now(),
     );
+    let (index, mac) = kernel.service_device();
+    let (beacon, beacon_reports) = Beacon::open(index, mac, &secret.gossip_key()).map_err(|e| {
+        Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
+    })?;
     let (up, carrier) = kernel.carrier()?;
     if !up {
         node.handle(clock::now(), Input::Link { up });
     }
     notify(&[NotifyState::Ready]);
-    let inputs = Inputs { incoming, gossip_in, spread_reports, carrier, questions, signals };
-    Driver::new(node, definition, host, seed, kernel, (wire, spread)).drive(inputs).await
+    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_reports, carrier, questions, signals };
+    Driver::new(node, definition, host, secret.hash_seed(), kernel, (wire, spread, beacon))
+        .drive(inputs)
+        .await
 }
 
 async fn open_wire(

@@ -3,7 +3,9 @@
 //! One UDP socket on the host's gossip address. [`seal`] authenticates every datagram and refuses replays
 //! (pure); [`wire`] owns the socket and sorts what comes in: handshakes, reports that a host sends
 //! directly, and the datagrams of chitchat, which spreads the same reports by way of others ([`spread`]).
+//! [`beacon`] is the second path: the same reports as frames on the service wire.
 
+pub mod beacon;
 pub mod seal;
 pub mod spread;
 pub mod wire;

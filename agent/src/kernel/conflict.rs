@@ -7,12 +7,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, sendto};
 use onemac_rules::{MacAddr, Wanted};
 use pnet::packet::Packet;
 use pnet::packet::arp::{ArpHardwareTypes, ArpOperations, ArpPacket, MutableArpPacket};
@@ -22,8 +19,8 @@ use pnet::packet::icmpv6::{self, Icmpv6Packet, Icmpv6Types};
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
 use pnet::util::MacAddr as PnetMac;
-use socket2::{Domain, Protocol, Socket, Type};
 
+use super::packet::PacketSocket;
 use crate::failure::{Failure, Result};
 
 /// Probes, and how long answers to each are waited for. An answer takes a fraction of a millisecond on a
@@ -59,9 +56,7 @@ pub async fn refuse_strangers(wanted: &Wanted) -> Result<()> {
 fn ask(wanted: &Wanted) -> io::Result<BTreeMap<IpAddr, MacAddr>> {
     let index = if_nametoindex(wanted.device.as_str())?;
     // All protocols: answers to a question about both families come in by one socket.
-    let all = (nix::libc::ETH_P_ALL as u16).to_be();
-    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(all))))?;
-    bind(&socket, index, all)?;
+    let socket = PacketSocket::open(index, nix::libc::ETH_P_ALL as u16)?;
     let mut strangers = BTreeMap::new();
     for _ in 0..PROBES {
         for vip in &wanted.vips {
@@ -69,15 +64,18 @@ fn ask(wanted: &Wanted) -> io::Result<BTreeMap<IpAddr, MacAddr>> {
                 IpAddr::V4(vip) => arp_probe(wanted.device_mac, *vip),
                 IpAddr::V6(vip) => solicitation(wanted.device_mac, *vip),
             };
-            let to = link_address(index, 0, [0xff; 6]);
-            sendto(socket.as_raw_fd(), &frame.unwrap_or_default(), &to, MsgFlags::empty())?;
+            socket.send(&frame.unwrap_or_default())?;
         }
         listen(&socket, wanted, &mut strangers)?;
     }
     Ok(strangers)
 }
 
-fn listen(socket: &Socket, wanted: &Wanted, strangers: &mut BTreeMap<IpAddr, MacAddr>) -> io::Result<()> {
+fn listen(
+    socket: &PacketSocket,
+    wanted: &Wanted,
+    strangers: &mut BTreeMap<IpAddr, MacAddr>,
+) -> io::Result<()> {
     let until = Instant::now() + WAIT;
     let mut buffer = vec![0u8; 2048];
     loop {
@@ -85,41 +83,13 @@ fn listen(socket: &Socket, wanted: &Wanted, strangers: &mut BTreeMap<IpAddr, Mac
         if left.is_zero() {
             return Ok(());
         }
-        socket.set_read_timeout(Some(left))?;
-        let len = match nix::sys::socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(len) => len,
-            Err(Errno::EAGAIN | Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
+        let Some(len) = socket.receive(&mut buffer, left)? else { continue };
         let answer = answer(&buffer[..len]);
         if let Some((vip, mac)) = answer.filter(|(v, m)| wanted.vips.contains(v) && *m != wanted.cluster_mac)
         {
             strangers.insert(vip, mac);
         }
     }
-}
-
-fn bind(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
-    let address = link_address(index, protocol, [0; 6]);
-    nix::sys::socket::bind(socket.as_raw_fd(), &address).map_err(io::Error::from)
-}
-
-fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> LinkAddr {
-    let mut raw = nix::libc::sockaddr_ll {
-        sll_family: nix::libc::AF_PACKET as u16,
-        sll_protocol: protocol,
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    };
-    raw.sll_addr[..6].copy_from_slice(&mac);
-    let len = size_of_val(&raw) as u32;
-    // SAFETY: `raw` is an initialised sockaddr_ll, lives through the call, and `len` is its size.
-    let address = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(len)) };
-    // Made of a sockaddr_ll right above, so it is one.
-    address.unwrap_or_else(|| unreachable!("AF_PACKET address"))
 }
 
 fn ethernet(

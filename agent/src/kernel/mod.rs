@@ -7,6 +7,7 @@
 pub mod conflict;
 pub mod link;
 pub mod netfilter;
+pub mod packet;
 pub mod sysctl;
 
 use std::net::IpAddr;
@@ -69,6 +70,11 @@ impl Kernel {
         sysctl::apply_unremembered(&shared)?;
         self.links.set_up(SHARED_DEVICE, index).await?;
         self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await
+    }
+
+    /// The service device: its index and its own MAC address.
+    pub fn service_device(&self) -> (u32, [u8; 6]) {
+        (self.service.index, self.service.mac.0)
     }
 
     /// Whether the service device had a carrier, and its later changes.

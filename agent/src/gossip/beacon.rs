@@ -1,0 +1,129 @@
+//! The second path for reports: broadcast frames on the service wire.
+//!
+//! Gossip may have a network of its own. If that is cut while the hosts still share the wire that their
+//! clients are on, each would think the others gone, and take their clients. So every report also goes out
+//! on the service wire, and whoever hears it there has heard it.
+//!
+//! A frame is `broadcast | own MAC | 0x88b5 | length (2, big endian) | authentication (16) | report`; the
+//! ethertype is IEEE 802's first for local experiments. The authentication is keyed BLAKE3 over the report,
+//! with a key derived for this purpose. There is no handshake on this path: a report is only news if its
+//! stamp is later than the last one heard, which is also what a replay meets.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use onemac_core::report::Report;
+use tokio::sync::mpsc;
+
+use crate::kernel::packet::PacketSocket;
+
+/// IEEE Std 802, 9.2.3: "Local Experimental Ethertype 1".
+const ETHERTYPE: u16 = 0x88b5;
+const HEADER: usize = 14 + 2 + 16;
+/// A report that does not fit into one frame is not sent this way.
+const FRAME_MAX: usize = 1514;
+/// How many heard reports may wait for the loop; more are dropped, and the next heartbeat repeats them.
+const QUEUE: usize = 256;
+
+/// The sending side.
+pub struct Beacon {
+    socket: PacketSocket,
+    sealer: FrameSealer,
+}
+
+impl Beacon {
+    /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
+    pub fn open(
+        index: u32,
+        mac: [u8; 6],
+        gossip_key: &[u8; 32],
+    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
+        let sealer = FrameSealer::new(gossip_key, mac);
+        let (ear, queue) = (PacketSocket::open(index, ETHERTYPE)?, mpsc::channel(QUEUE));
+        let (heard, reports) = queue;
+        let listener = sealer.clone();
+        thread::Builder::new().name("beacon".into()).spawn(move || listen(&ear, &listener, &heard))?;
+        Ok((Beacon { socket: PacketSocket::open(index, ETHERTYPE)?, sealer }, reports))
+    }
+
+    /// Sends an encoded report; whether it left.
+    pub fn send(&self, report: &[u8]) -> bool {
+        self.sealer.seal(report).is_some_and(|frame| self.socket.send(&frame).is_ok())
+    }
+}
+
+fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Report>) {
+    let mut frame = vec![0; FRAME_MAX];
+    while !heard.is_closed() {
+        match socket.receive(&mut frame, Duration::from_secs(1)) {
+            Ok(Some(len)) => {
+                if let Some(report) = sealer.open(&frame[..len]).and_then(super::decode) {
+                    let _ = heard.try_send(report);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!("the second path for reports, on the service wire, has ended: {error}");
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct FrameSealer {
+    key: [u8; 32],
+    mac: [u8; 6],
+}
+
+impl FrameSealer {
+    fn new(gossip_key: &[u8; 32], mac: [u8; 6]) -> Self {
+        FrameSealer { key: blake3::derive_key("onemac 2026-11 reports on the service wire", gossip_key), mac }
+    }
+
+    fn seal(&self, report: &[u8]) -> Option<Vec<u8>> {
+        let mut frame = Vec::with_capacity(HEADER + report.len());
+        frame.extend_from_slice(&[0xff; 6]);
+        frame.extend_from_slice(&self.mac);
+        frame.extend_from_slice(&ETHERTYPE.to_be_bytes());
+        frame.extend_from_slice(&u16::try_from(report.len()).ok()?.to_be_bytes());
+        frame.extend_from_slice(&blake3::keyed_hash(&self.key, report).as_bytes()[..16]);
+        frame.extend_from_slice(report);
+        (frame.len() <= FRAME_MAX).then_some(frame)
+    }
+
+    /// The report in a frame, if it is one of ours. Short frames come padded.
+    fn open<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        if frame.get(12..14)? != ETHERTYPE.to_be_bytes() {
+            return None;
+        }
+        let len = usize::from(u16::from_be_bytes([*frame.get(14)?, *frame.get(15)?]));
+        let report = frame.get(HEADER..HEADER + len)?;
+        let expected = blake3::keyed_hash(&self.key, report);
+        // As hashes, whose comparison takes the same time wherever they differ.
+        (blake3::hash(&expected.as_bytes()[..16]) == blake3::hash(frame.get(16..HEADER)?)).then_some(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_frames_are_opened_padded_or_not() {
+        let ours = FrameSealer::new(&[1; 32], [2, 0, 0, 0, 0, 1]);
+        let mut frame = ours.seal(b"report").unwrap();
+        assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+        assert_eq!(ours.open(&frame), Some(&b"report"[..]));
+        assert_eq!(FrameSealer::new(&[2; 32], [0; 6]).open(&frame), None, "another cluster");
+        for cut in 0..frame.len() {
+            assert_eq!(ours.open(&frame[..cut]), None);
+        }
+        frame.resize(60, 0);
+        assert_eq!(ours.open(&frame), Some(&b"report"[..]));
+        frame[HEADER] ^= 1;
+        assert_eq!(ours.open(&frame), None, "changed");
+        assert_eq!(ours.seal(&[0; FRAME_MAX]), None, "too large for a frame");
+    }
+}

@@ -1,0 +1,61 @@
+//! Whole Ethernet frames in and out of one device, by an AF_PACKET socket.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A socket that takes frames of one ethertype from one device.
+pub struct PacketSocket {
+    socket: Socket,
+    index: u32,
+}
+
+impl PacketSocket {
+    /// Opens the socket on the device with this index. `ethertype` in host order, `ETH_P_ALL` for every one.
+    /// Needs CAP_NET_RAW.
+    pub fn open(index: u32, ethertype: u16) -> io::Result<Self> {
+        let protocol = ethertype.to_be();
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+        nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, protocol))?;
+        Ok(PacketSocket { socket, index })
+    }
+
+    /// Sends a frame as it is, without waiting for room.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let to = link_address(self.index, 0);
+        Ok(sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT).map(drop)?)
+    }
+
+    /// Waits for a frame; its length, or `None` if none came in this time (which must not be zero).
+    pub fn receive(&self, buffer: &mut [u8], wait: Duration) -> io::Result<Option<usize>> {
+        self.socket.set_read_timeout(Some(wait))?;
+        match recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(len) => Ok(Some(len)),
+            // ENETDOWN is told once when the device goes down; it may come up again.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn link_address(index: u32, protocol: u16) -> LinkAddr {
+    let raw = nix::libc::sockaddr_ll {
+        sll_family: nix::libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        // The frame itself says where it goes.
+        sll_halen: 6,
+        sll_addr: [0xff; 8],
+    };
+    let len = size_of_val(&raw) as u32;
+    // SAFETY: `raw` is an initialised sockaddr_ll, lives through the call, and `len` is its size.
+    let address = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(len)) };
+    // Made of a sockaddr_ll right above, so it is one.
+    address.unwrap_or_else(|| unreachable!("AF_PACKET address"))
+}
