@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::command;
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait::poll_until;
@@ -67,6 +68,29 @@ impl Switch {
     /// When there is no such port.
     pub fn set_port(&self, port: &str, up: bool) -> Result<()> {
         self.netns.ip(&format!("link set {port} {}", if up { "up" } else { "down" })).map(drop)
+    }
+
+    /// Lets no frame pass between two groups of ports, as when a link between two switches fails; everybody
+    /// else reaches both. Only frames that also match `what`, if it is not empty (nft syntax).
+    ///
+    /// # Errors
+    /// When the rules can not be made.
+    pub fn part(&self, one: &[&str], other: &[&str], what: &str) -> Result<()> {
+        let (one, other) = (one.join(", "), other.join(", "));
+        let rules = format!(
+            "table bridge lab {{\n chain parted {{\n  type filter hook forward priority 0\n  \
+             iifname {{ {one} }} oifname {{ {other} }} {what} drop\n  \
+             iifname {{ {other} }} oifname {{ {one} }} {what} drop\n }}\n}}\n"
+        );
+        command::finish_with_input(self.netns.command("nft").args(["-f", "-"]), &rules).map(drop)
+    }
+
+    /// Takes back what [`Self::part`] did.
+    ///
+    /// # Errors
+    /// When nothing was parted.
+    pub fn join(&self) -> Result<()> {
+        self.netns.run("nft", &["delete", "table", "bridge", "lab"]).map(drop)
     }
 
     /// Records every change of the forwarding table from now on, in the order in which the kernel

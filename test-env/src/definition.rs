@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::topology::{addr, host_v4};
+use crate::topology::{addr, gossip_v4, host_v4};
 
 /// A cluster definition. What is `None` or empty is left out, so that the defaults are tried too.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Definition {
 pub struct Member {
     /// Its name.
     pub name: String,
-    /// Its address on the LAN; gossip goes there.
+    /// Its address, on the LAN or on the network for gossip alone; gossip goes there.
     pub address: IpAddr,
     /// Its interface.
     pub interface: String,
@@ -54,6 +54,13 @@ impl Definition {
             lease: None,
             hosts,
             more: String::new(),
+        }
+    }
+
+    /// The same hosts, gossiping on the network that is for nothing else.
+    pub(crate) fn gossip_apart(&mut self) {
+        for (number, host) in (1..).zip(&mut self.hosts) {
+            host.address = gossip_v4(number).into();
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::agent::{Agent, binary};
 use crate::bridge::Switch;
 use crate::definition::Definition;
 use crate::netns::Netns;
+use crate::numbered::Responder;
 use crate::process::{Process, shell_code, tail};
 use crate::server::Server;
 use crate::{nameserver, topology};
@@ -32,6 +33,7 @@ pub struct Host {
     dir: PathBuf,
     switch: Netns,
     vips: Vec<IpAddr>,
+    gossip_network: bool,
     outlives: bool,
     programs: Mutex<Programs>,
 }
@@ -40,6 +42,7 @@ pub struct Host {
 struct Programs {
     agent: Option<Agent>,
     nameserver: Option<Process>,
+    responder: Option<Responder>,
 }
 
 /// How a command of the program under test ended.
@@ -55,6 +58,7 @@ pub struct Ended {
 
 impl Host {
     /// Builds the host and writes its files.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn build(
         prefix: &str,
         number: u8,
@@ -62,10 +66,11 @@ impl Host {
         switch: &Netns,
         definition: &Definition,
         secret: &str,
+        gossip_network: bool,
         outlives: bool,
     ) -> Result<Self> {
         let name = format!("h{number}");
-        let netns = topology::build_host(switch, &format!("{prefix}{name}"), number)?;
+        let netns = topology::build_host(switch, &format!("{prefix}{name}"), number, gossip_network)?;
         let dir = dir.join(&name);
         fs::create_dir_all(dir.join("run"))?;
         let host = Self {
@@ -74,6 +79,7 @@ impl Host {
             dir,
             switch: switch.clone(),
             vips: definition.vips.clone(),
+            gossip_network,
             outlives,
             programs: Mutex::default(),
         };
@@ -268,6 +274,16 @@ impl Host {
         Ok(())
     }
 
+    /// Starts the [`crate::numbered`] server.
+    ///
+    /// # Errors
+    /// When a socket can not be opened.
+    pub fn start_responder(&self) -> Result<()> {
+        let responder = Responder::start(&self.netns, self.number, &self.vips)?;
+        self.programs().responder = Some(responder);
+        Ok(())
+    }
+
     /// Starts a [`Server`] on the shared and on the host's own addresses.
     ///
     /// # Errors
@@ -284,7 +300,7 @@ impl Host {
     /// When the switch has no such port.
     pub fn power_off(&self) -> Result<()> {
         self.kill_agent();
-        self.switch.ip(&format!("link set {} down", self.port())).map(drop)
+        self.ports().iter().try_for_each(|port| Switch::new(self.switch.clone()).set_port(port, false))
     }
 
     /// The power is back: the host boots anew, with nothing left of its former kernel state and run
@@ -293,19 +309,22 @@ impl Host {
     /// # Errors
     /// When a part does not come up.
     pub fn power_on(&self) -> Result<()> {
-        let had_nameserver = {
+        let (had_nameserver, had_responder) = {
             let mut programs = self.programs();
             programs.agent = None;
-            programs.nameserver.take().is_some()
+            (programs.nameserver.take().is_some(), programs.responder.take().is_some())
         };
         // The other end of the cable goes with the device; a namespace lingers while a socket is open.
-        self.switch.ip(&format!("link del {}", self.port()))?;
+        self.ports().iter().try_for_each(|port| self.switch.ip(&format!("link del {port}")).map(drop))?;
         self.netns.delete()?;
         fs::remove_dir_all(self.run_dir())?;
         fs::create_dir_all(self.run_dir())?;
-        topology::build_host(&self.switch, self.netns.name(), self.number)?;
+        topology::build_host(&self.switch, self.netns.name(), self.number, self.gossip_network)?;
         if had_nameserver {
             self.start_nameserver()?;
+        }
+        if had_responder {
+            self.start_responder()?;
         }
         self.start_agent()
     }
@@ -318,7 +337,22 @@ impl Host {
         Switch::new(self.switch.clone()).set_port(&self.port(), plugged)
     }
 
-    fn agent_log_path(&self) -> PathBuf {
+    /// The same with the cable of its card on the network for gossip alone.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn set_gossip_cable(&self, plugged: bool) -> Result<()> {
+        Switch::new(self.switch.clone()).set_port(&topology::gossip_port(self.number), plugged)
+    }
+
+    fn ports(&self) -> Vec<String> {
+        let gossip = self.gossip_network.then(|| topology::gossip_port(self.number));
+        [self.port()].into_iter().chain(gossip).collect()
+    }
+
+    /// Where the agent's log is.
+    #[must_use]
+    pub fn agent_log_path(&self) -> PathBuf {
         self.dir.join("agent.log")
     }
 

@@ -26,6 +26,8 @@ const SETTLE: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// The cluster; one namespace is made for each of its hosts, which must be named `h1`, `h2`, ….
     pub definition: Definition,
+    /// Every host has a second card, on a network for gossip alone.
+    pub gossip_network: bool,
     /// With this, a second router stands before the clients and its link to them has this MTU.
     pub narrow_mtu: Option<u16>,
     /// With this, the namespaces are named `om-LABEL-…` instead of by number and process, an older lab of
@@ -37,7 +39,16 @@ impl Plan {
     /// `count` equal hosts and nothing unusual.
     #[must_use]
     pub fn hosts(count: u8) -> Self {
-        Self { definition: Definition::equal_hosts(count), narrow_mtu: None, label: None }
+        let definition = Definition::equal_hosts(count);
+        Self { definition, gossip_network: false, narrow_mtu: None, label: None }
+    }
+
+    /// The same hosts, gossiping on a network that is for nothing else.
+    #[must_use]
+    pub fn gossip_apart(mut self) -> Self {
+        self.definition.gossip_apart();
+        self.gossip_network = true;
+        self
     }
 }
 
@@ -92,6 +103,7 @@ impl Lab {
                 &bystanders.switch,
                 &plan.definition,
                 SECRET,
+                plan.gossip_network,
                 outlives,
             )?);
         }
@@ -117,6 +129,14 @@ impl Lab {
     /// At the first that does not come up.
     pub fn start_nameservers(&self) -> Result<()> {
         self.hosts.iter().try_for_each(Host::start_nameserver)
+    }
+
+    /// Starts the [`crate::numbered`] server of every host.
+    ///
+    /// # Errors
+    /// At the first that does not come up.
+    pub fn start_responders(&self) -> Result<()> {
+        self.hosts.iter().try_for_each(Host::start_responder)
     }
 
     /// Starts the agent of every host.

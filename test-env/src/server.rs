@@ -53,7 +53,7 @@ impl Drop for Server {
     }
 }
 
-fn open(address: SocketAddr, kind: Type) -> Result<Socket> {
+pub(crate) fn open(address: SocketAddr, kind: Type) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv4() {

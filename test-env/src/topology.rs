@@ -10,6 +10,8 @@
 //!             │
 //!          clients           own 198.18.0.0/22 and 2001:db8:100::/64 whole
 //! ```
+//!
+//! Where the plan says so, a second bridge joins the hosts' second cards, 10.77.0.0/24, for gossip alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -49,6 +51,11 @@ pub(crate) fn host_v4(number: u8) -> Ipv4Addr {
 /// The address of host `number` (1, 2, …) on the LAN: 2001:db8:0:1::11 is host 1.
 pub(crate) fn host_v6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10 + u16::from(number))
+}
+
+/// The address of host `number` (1, 2, …) on the network for gossip alone.
+pub(crate) fn gossip_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 10 + number)
 }
 
 /// The MAC address of a host's own card.
@@ -127,7 +134,7 @@ pub(crate) fn build(prefix: &str, narrow_mtu: Option<u16>) -> Result<Bystanders>
     let switch = Netns::create(&format!("{prefix}switch"))?;
     // The bridge itself takes no part in IP, so that nothing but the machines' frames is on the wire.
     switch.sysctl(&[("net.ipv6.conf.default.disable_ipv6", "1")])?;
-    switch.ip("link add br0 type bridge\nlink set br0 up")?;
+    switch.ip("link add br0 type bridge\nlink set br0 up\nlink add br1 type bridge\nlink set br1 up")?;
 
     let router = bystander(prefix, "router")?;
     router.sysctl(FORWARDING)?;
@@ -175,7 +182,7 @@ fn bystander(prefix: &str, role: &str) -> Result<Netns> {
 }
 
 /// Makes host `number` and plugs it in; used at the start and at every return from a power cut.
-pub(crate) fn build_host(switch: &Netns, name: &str, number: u8) -> Result<Netns> {
+pub(crate) fn build_host(switch: &Netns, name: &str, number: u8, gossip_network: bool) -> Result<Netns> {
     let netns = Netns::create(name)?;
     netns.sysctl(HOST)?;
     plug(switch, &port(number), &netns, &host_mac(number))?;
@@ -188,6 +195,13 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8) -> Result<Netns
         addr::ROUTER6
     ))?;
     make_room(&netns, "eth0")?;
+    if gossip_network {
+        let port = gossip_port(number);
+        switch.ip(&format!(
+            "link add {port} type veth peer name eth1 netns {name}\nlink set {port} master br1 up"
+        ))?;
+        netns.ip(&format!("link set eth1 up\naddr add {}/24 dev eth1", gossip_v4(number)))?;
+    }
     netns.sysctl(HOST_AFTERWARDS)?;
     Ok(netns)
 }
@@ -195,6 +209,11 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8) -> Result<Netns
 /// The switch's port for host `number`.
 pub(crate) fn port(number: u8) -> String {
     format!("h{number}")
+}
+
+/// The port of host `number` on the switch of the network for gossip alone.
+pub(crate) fn gossip_port(number: u8) -> String {
+    format!("g{number}")
 }
 
 fn plug(switch: &Netns, port: &str, machine: &Netns, mac: &str) -> Result<()> {

@@ -1,0 +1,60 @@
+//! Datagrams that the switch loses: nftables rules at its ports, in a table of the lab's own.
+//!
+//! At the switch and not on the host: what a host's own rules drop, its programs are told of, and other
+//! rules on the host are seen by the agent. Neither is so of a lossy wire.
+
+use anyhow::Result;
+
+use crate::bridge::Switch;
+
+/// Nothing of the agents' is in it.
+const TABLE: &str = "lab";
+
+/// Which way the loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// What the host says.
+    From,
+    /// What the host should hear.
+    To,
+}
+
+/// What is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The agents' UDP datagrams.
+    Gossip,
+    /// Every frame.
+    All,
+}
+
+impl Switch {
+    /// Loses so many per cent of what passes a port one way, until [`Self::lose_nothing`].
+    ///
+    /// # Errors
+    /// When there is no such port.
+    pub fn lose(&self, port: &str, way: Way, what: What, percent: u8) -> Result<()> {
+        let (chain, hook) = match way {
+            Way::From => (format!("from_{port}"), "ingress"),
+            Way::To => (format!("to_{port}"), "egress"),
+        };
+        let what = match what {
+            What::Gossip => "udp dport 7946 ",
+            What::All => "",
+        };
+        let commands = format!(
+            "add table netdev {TABLE}; \
+             add chain netdev {TABLE} {chain} {{ type filter hook {hook} device {port} priority 0; }}; \
+             add rule netdev {TABLE} {chain} {what}numgen random mod 100 < {percent} counter drop"
+        );
+        self.netns().run("nft", &[&commands]).map(drop)
+    }
+
+    /// Loses nothing any more.
+    ///
+    /// # Errors
+    /// When nothing was lost before.
+    pub fn lose_nothing(&self) -> Result<()> {
+        self.netns().run("nft", &["delete", "table", "netdev", TABLE]).map(drop)
+    }
+}
