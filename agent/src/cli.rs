@@ -43,6 +43,9 @@ pub enum Command {
         /// Which host of the definition this is; else the machine's name decides.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
+        /// Append everything that the agent's core is told to this file, for `onemac replay`.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
         /// Where the agent listens.
         #[command(flatten)]
         run_dir: RunDir,
@@ -105,6 +108,14 @@ pub enum Command {
         /// Which agent to ask.
         #[command(flatten)]
         run_dir: RunDir,
+    },
+    /// Tell a recorded run again: what was decided, when, and why.
+    Replay {
+        /// What `run --record` wrote.
+        file: PathBuf,
+        /// Also tell what nothing came of: every heartbeat, every renewal.
+        #[arg(long)]
+        all: bool,
     },
     /// Remove what a dead agent left: rules, device, addresses; restore the settings.
     Clean {

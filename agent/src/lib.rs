@@ -14,4 +14,5 @@ pub mod failure;
 pub mod gossip;
 pub mod kernel;
 pub mod plan;
+pub mod record;
 pub mod setup;

@@ -184,9 +184,19 @@ fn help_manual_and_completions_know_every_command() {
     let help = good(&["--help"]);
     let manual = good(&["man"]);
     let bash = good(&["completions", "bash"]);
-    for command in
-        ["run", "check", "plan", "owner", "status", "slices", "clean", "keygen", "completions", "man"]
-    {
+    for command in [
+        "run",
+        "check",
+        "plan",
+        "owner",
+        "status",
+        "slices",
+        "replay",
+        "clean",
+        "keygen",
+        "completions",
+        "man",
+    ] {
         for (name, text) in [("help", &help), ("manual", &manual), ("completions", &bash)] {
             assert!(text.contains(command), "{name} does not know {command}");
         }

@@ -1,6 +1,7 @@
 //! The commands, one function each; the longer ones in files of their own.
 
 mod inspect;
+mod replay;
 mod run;
 
 use std::fs::{self, OpenOptions};
@@ -18,7 +19,9 @@ use crate::{kernel, plan, setup};
 /// Carries out a command.
 pub fn execute(command: Command) -> Result<()> {
     match command {
-        Command::Run { config, host, run_dir } => run::run(&config, host.as_deref(), &run_dir.run_dir),
+        Command::Run { config, host, record, run_dir } => {
+            run::run(&config, host.as_deref(), record.as_deref(), &run_dir.run_dir)
+        }
         Command::Check { file } => check(&file),
         Command::Plan { file, host, alive, json } => {
             print_plan(&file, host.as_deref(), alive.as_deref(), json)
@@ -29,6 +32,7 @@ pub fn execute(command: Command) -> Result<()> {
         },
         Command::Status { json, run_dir } => inspect::status(&run_dir.run_dir, json),
         Command::Slices { json, run_dir } => inspect::slices(&run_dir.run_dir, json),
+        Command::Replay { file, all } => replay::replay(&file, all),
         Command::Clean { run_dir } => clean(&run_dir.run_dir),
         Command::Keygen { file } => keygen(file.as_deref()),
         Command::Completions { shell } => {

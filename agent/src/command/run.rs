@@ -9,7 +9,7 @@ use crate::daemon;
 use crate::failure::{Failure, Result};
 
 /// Runs the agent until it ends.
-pub fn run(config: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> {
+pub fn run(config: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &Path) -> Result<()> {
     // chitchat warns of every dead seed in every round; who is alive is told by the core.
     let filter =
         EnvFilter::try_from_env("ONEMAC_LOG").unwrap_or_else(|_| EnvFilter::new("info,chitchat=error"));
@@ -23,7 +23,7 @@ pub fn run(config: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> {
         Some(_) => log.without_time().init(),
         None => log.init(),
     }
-    runtime()?.block_on(daemon::run(config, host, run_dir))
+    runtime()?.block_on(daemon::run(config, host, record, run_dir))
 }
 
 /// One thread is enough for all that an agent has to say; the rules have their own.

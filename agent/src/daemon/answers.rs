@@ -20,8 +20,8 @@ impl Driver<'_> {
         let core = self.node.status(now);
         let lease_ms = self.lease_until.map_or(0, |until| until.since(now).as_millis() as u64);
         Status {
-            cluster: self.definition.cluster.clone(),
-            host: self.host.name.clone(),
+            cluster: self.terms.definition.cluster.clone(),
+            host: self.terms.host.name.clone(),
             state: word(core.state),
             view: View { id: core.view.map(|id| id.to_string()), agreed: core.agreed },
             lease_ms,
@@ -29,9 +29,9 @@ impl Driver<'_> {
             hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,
-            slices: self.definition.slices,
-            mac: self.definition.mac.to_string(),
-            vips: self.definition.vips.clone(),
+            slices: self.terms.definition.slices,
+            mac: self.terms.definition.mac.to_string(),
+            vips: self.terms.definition.vips.clone(),
         }
     }
 
@@ -43,11 +43,11 @@ impl Driver<'_> {
     /// `onemac owner`.
     pub(super) fn owner(&self, client: IpAddr, service: Option<String>) -> Result<Owner, String> {
         let service = service.unwrap_or_else(|| crate::setup::DEFAULT_SERVICE.into());
-        let known = crate::setup::services(self.definition);
+        let known = crate::setup::services(self.terms.definition);
         if !known.contains(&service) {
             return Err(format!("no service `{service}`; the services are {}", known.join(", ")));
         }
-        let slice = jhash::slice_of(client, self.definition.slices, self.seed);
+        let slice = jhash::slice_of(client, self.terms.definition.slices, self.terms.secret.hash_seed());
         let owner = self.node.table(&service).and_then(|t| t.owner(slice)).map(String::from);
         let claimed_by = claimants(&self.node, &service, slice).into_iter().next();
         Ok(Owner { client, service, slice, owner, claimed_by })
@@ -60,7 +60,7 @@ impl Driver<'_> {
             let (what, advice) = story::explain(hold);
             add(what, &advice);
         }
-        let others = || core.hosts.iter().filter(|h| h.name != self.host.name);
+        let others = || core.hosts.iter().filter(|h| h.name != self.terms.host.name);
         let names = |hosts: &mut dyn Iterator<Item = &HostStatus>| {
             hosts.map(|h| h.name.as_str()).collect::<Vec<_>>().join(", ")
         };
@@ -90,13 +90,16 @@ impl Driver<'_> {
             let silent = self
                 .wire_heard
                 .get(&h.name)
-                .is_none_or(|&at| clock::now().since(at) > self.definition.timing.heartbeat * 100);
+                .is_none_or(|&at| clock::now().since(at) > self.terms.definition.timing.heartbeat * 100);
             h.alive && silent && core.state == HostState::Serving && self.lived_long()
         };
         let unseen = names(&mut others().filter(deaf));
         if !unseen.is_empty() {
             add(
-                format!("{unseen} heard by gossip, but its frames do not arrive on {}", self.host.interface),
+                format!(
+                    "{unseen} heard by gossip, but its frames do not arrive on {}",
+                    self.terms.host.interface
+                ),
                 "the hosts do not share one layer-2 segment any more: look at the switch and the VLAN, for \
                  clients may not reach all hosts either",
             );

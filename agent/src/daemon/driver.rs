@@ -8,11 +8,10 @@ use std::time::Duration;
 use onemac_core::node::{Action, Change, Input, Node, Recipients};
 use onemac_core::report::Report;
 use onemac_core::time::Time;
-use onemac_definition::{Definition, Host};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
-use super::{Signals, answers, notify, story};
+use super::{Signals, Terms, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
@@ -21,6 +20,7 @@ use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
 use crate::kernel::Kernel;
+use crate::record::Recorder;
 use crate::setup::DEFAULT_SERVICE;
 
 /// Two signals to end within this time are one wish.
@@ -44,16 +44,23 @@ pub struct Inputs {
     pub signals: Signals,
 }
 
+/// All ways in which reports leave.
+pub struct Voices {
+    /// Directly.
+    pub wire: Arc<Wire>,
+    /// By way of others.
+    pub spread: Spread,
+    /// On the service wire.
+    pub beacon: Beacon,
+}
+
 /// The core and its hands.
 pub struct Driver<'a> {
     pub(super) node: Node,
-    pub(super) definition: &'a Definition,
-    pub(super) host: &'a Host,
+    pub(super) terms: &'a Terms<'a>,
     kernel: &'a Kernel,
-    pub(super) seed: u32,
-    wire: Arc<Wire>,
-    spread: Spread,
-    beacon: Beacon,
+    voices: Voices,
+    recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
     committed: mpsc::UnboundedSender<(u64, bool)>,
@@ -68,36 +75,31 @@ impl<'a> Driver<'a> {
     /// Everything is there; nothing has been said yet.
     pub fn new(
         node: Node,
-        definition: &'a Definition,
-        host: &'a Host,
-        seed: u32,
+        terms: &'a Terms<'a>,
         kernel: &'a Kernel,
-        (wire, spread, beacon): (Arc<Wire>, Spread, Beacon),
+        voices: Voices,
+        recorder: Recorder,
     ) -> Self {
         let (committed, commits) = mpsc::unbounded_channel();
-        let (lease_until, told, stop) = (None, None, false);
         Driver {
             node,
-            definition,
-            host,
-            seed,
+            terms,
             kernel,
-            wire,
-            spread,
-            beacon,
+            voices,
+            recorder,
             wire_heard: BTreeMap::new(),
             committed,
             commits,
-            lease_until,
+            lease_until: None,
             born: clock::now(),
-            told,
-            stop,
+            told: None,
+            stop: false,
         }
     }
 
     /// Runs until the core says stop.
     pub async fn drive(mut self, mut inputs: Inputs) -> Result<()> {
-        let mut gossip_ended = Box::pin(self.spread.ended());
+        let mut gossip_ended = Box::pin(self.voices.spread.ended());
         let mut told_to_leave = None;
         self.carry_out().await;
         while !self.stop {
@@ -142,10 +144,17 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    async fn feed(&mut self, input: Input) {
-        self.node.handle(clock::now(), input);
+    /// Tells the core something and does what it then wants.
+    pub async fn feed(&mut self, input: Input) {
+        self.handle(input);
         self.carry_out().await;
         self.tell_systemd();
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = clock::now();
+        self.recorder.told(now, &input);
+        self.node.handle(now, input);
     }
 
     async fn carry_out(&mut self) {
@@ -176,11 +185,11 @@ impl<'a> Driver<'a> {
             Recipients::One(host) => Some(host.as_str()),
             Recipients::All => None,
         };
-        let by_wire = only.is_none() && self.beacon.send(&bytes);
-        if self.wire.send_to_hosts(only, Kind::Report, &bytes).await || by_wire {
-            self.node.handle(clock::now(), Input::Sent { at });
+        let by_wire = only.is_none() && self.voices.beacon.send(&bytes);
+        if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes).await || by_wire {
+            self.handle(Input::Sent { at });
         }
-        self.spread.publish(&bytes).await;
+        self.voices.spread.publish(&bytes).await;
     }
 
     fn apply(&mut self, change: Change) {
@@ -197,7 +206,7 @@ impl<'a> Driver<'a> {
     fn answer(&mut self, question: Question) {
         match question {
             Question::Status(to) => drop(to.send(self.status())),
-            Question::Slices(to) => drop(to.send(answers::slices(&self.node, self.definition))),
+            Question::Slices(to) => drop(to.send(answers::slices(&self.node, self.terms.definition))),
             Question::Owner(client, service, to) => drop(to.send(self.owner(client, service))),
         }
     }
@@ -210,7 +219,7 @@ impl<'a> Driver<'a> {
         let line = format!(
             "{:?}, {owned} of {} slices, {alive} of {} hosts alive",
             status.state,
-            self.definition.slices,
+            self.terms.definition.slices,
             status.hosts.len()
         )
         .to_lowercase();
@@ -224,12 +233,12 @@ impl<'a> Driver<'a> {
 
     /// Whether this agent runs for longer than a hundred heartbeats.
     pub(super) fn lived_long(&self) -> bool {
-        clock::now().since(self.born) > self.definition.timing.heartbeat * 100
+        clock::now().since(self.born) > self.terms.definition.timing.heartbeat * 100
     }
 
     /// How many datagrams failed authentication, were replayed, came from nowhere known.
     pub(super) fn wire_counts(&self) -> [u64; 4] {
-        let c = &self.wire.counts;
+        let c = &self.voices.wire.counts;
         [&c.forged, &c.replayed, &c.unknown, &c.unreadable].map(|n| n.load(Ordering::Relaxed))
     }
 }

@@ -4,7 +4,7 @@ mod answers;
 mod driver;
 mod incarnation;
 mod lock;
-mod story;
+pub mod story;
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,14 +12,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use onemac_core::node::{Input, Node};
+use onemac_core::node::Input;
 use onemac_definition::{Definition, Host};
 use onemac_rules::Wanted;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::driver::{Driver, Inputs};
+use self::driver::{Driver, Inputs, Voices};
 pub use self::lock::Lock;
 use crate::clock;
 use crate::control::{server, socket_path};
@@ -28,31 +28,49 @@ use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::Kernel;
+use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
+
+/// What an agent runs by.
+pub(crate) struct Terms<'a> {
+    definition: &'a Definition,
+    host: &'a Host,
+    secret: Secret,
+    incarnation: u64,
+}
+
+/// What has been opened before anything is made in the kernel.
+struct Doors {
+    wire: Arc<Wire>,
+    incoming: mpsc::Receiver<Incoming>,
+    questions: mpsc::Receiver<server::Question>,
+    signals: Signals,
+    recorder: Recorder,
+}
 
 /// Runs the agent until it is told to leave.
 ///
 /// Whatever can fail for a reason of the operator's is tried before anything is made.
-pub async fn run(file: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> {
+pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &Path) -> Result<()> {
     let definition = setup::load_definition(file)?;
     setup::refuse_what_is_to_come(file, &definition)?;
     let host = setup::pick_host(&definition, host)?;
     let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
+    let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
     let incarnation = incarnation::next(run_dir)?;
-    let (wire, incoming) = open_wire(&definition, host, &secret, incarnation).await?;
+    let terms = Terms { definition: &definition, host, secret, incarnation };
+    let (wire, incoming) = open_wire(&terms).await?;
     let questions = server::open(&socket_path(run_dir))?;
-    let signals = Signals::open()?;
+    let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
-    let kernel = Kernel::bring_up(wanted(&definition, host, &secret), run_dir).await;
+    let kernel = Kernel::bring_up(wanted(&definition, host, &terms.secret), run_dir).await;
     let result = match kernel {
         Ok(kernel) => {
-            let served =
-                serve(&definition, host, incarnation, &secret, &kernel, wire, (incoming, questions, signals));
-            let served = served.await;
+            let served = serve(&terms, &kernel, doors).await;
             let failures = kernel.tear_down().await;
             failures.iter().for_each(|failure| tracing::error!("{failure}"));
             served.and(failures.into_iter().next().map_or(Ok(()), Err))
@@ -63,69 +81,66 @@ pub async fn run(file: &Path, host: Option<&str>, run_dir: &Path) -> Result<()> 
     result
 }
 
-type Doors = (mpsc::Receiver<Incoming>, mpsc::Receiver<server::Question>, Signals);
-
-async fn serve(
-    definition: &Definition,
-    host: &Host,
-    incarnation: u64,
-    secret: &Secret,
-    kernel: &Kernel,
-    wire: Arc<Wire>,
-    (incoming, questions, signals): Doors,
-) -> Result<()> {
+/// The agent's life, with everything made.
+async fn serve(terms: &Terms<'_>, kernel: &Kernel, mut doors: Doors) -> Result<()> {
+    let Terms { definition, host, .. } = terms;
     let (gossip_in, gossip_queue) = mpsc::channel(256);
     let (report_in, spread_reports) = mpsc::unbounded_channel();
     let me = Identity {
         cluster: definition.cluster.clone(),
         host: host.name.clone(),
         address: host.gossip,
-        incarnation,
+        incarnation: terms.incarnation,
     };
     let seeds: Vec<SocketAddr> =
         definition.hosts.iter().map(|h| h.gossip).filter(|a| *a != host.gossip).collect();
     let interval = definition.timing.heartbeat;
-    let spread = Spread::start(me, interval, &seeds, Arc::clone(&wire), gossip_queue, report_in).await;
+    let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
-
-    let mut node = Node::with_partition(
-        &host.name,
-        setup::cluster(definition),
-        setup::timing(definition),
-        setup::partition(definition),
-        incarnation,
-        clock::now(),
-    );
     let (index, mac) = kernel.service_device();
-    let (beacon, beacon_reports) = Beacon::open(index, mac, &secret.gossip_key()).map_err(|e| {
+    let (beacon, beacon_reports) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
     let (up, carrier) = kernel.carrier()?;
-    if !up {
-        node.handle(clock::now(), Input::Link { up });
-    }
+
+    let start = Start {
+        host: host.name.clone(),
+        cluster: setup::cluster(definition),
+        timing: setup::timing(definition),
+        partition: setup::partition(definition),
+        incarnation: terms.incarnation,
+        at: clock::now(),
+    };
+    let node = start.node();
+    doors.recorder.note(&Entry::Start(Box::new(start)));
     notify(&[NotifyState::Ready]);
+    let Doors { wire, incoming, questions, signals, recorder } = doors;
     let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_reports, carrier, questions, signals };
-    Driver::new(node, definition, host, secret.hash_seed(), kernel, (wire, spread, beacon))
-        .drive(inputs)
-        .await
+    let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, recorder);
+    if !up {
+        driver.feed(Input::Link { up }).await;
+    }
+    driver.drive(inputs).await
 }
 
-async fn open_wire(
-    definition: &Definition,
-    host: &Host,
-    secret: &Secret,
-    incarnation: u64,
-) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
-    let peers: HashMap<SocketAddr, String> =
-        definition.hosts.iter().filter(|h| h.name != host.name).map(|h| (h.gossip, h.name.clone())).collect();
-    let wire = Wire::open(host.gossip, secret.gossip_key(), incarnation, peers).await.map_err(|e| {
+fn open_recorder(path: Option<&Path>) -> Result<Recorder> {
+    let Some(path) = path else { return Ok(Recorder::off()) };
+    Recorder::open(path)
+        .map_err(|e| Failure::failed(format_args!("can not record to {}: {e}", path.display())))
+}
+
+async fn open_wire(terms: &Terms<'_>) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
+    let me = terms.host;
+    let others = terms.definition.hosts.iter().filter(|h| h.name != me.name);
+    let peers: HashMap<SocketAddr, String> = others.map(|h| (h.gossip, h.name.clone())).collect();
+    let wire = Wire::open(me.gossip, terms.secret.gossip_key(), terms.incarnation, peers).await;
+    let wire = wire.map_err(|e| {
         let advice = match e.kind() {
             std::io::ErrorKind::AddrNotAvailable => "that address is not on this host: is --host right?",
             std::io::ErrorKind::AddrInUse => "another program has this port: another agent on this host?",
             _ => "see `gossip` of this host in the definition",
         };
-        Failure::failed(format_args!("can not listen for gossip at {}: {e}; {advice}", host.gossip))
+        Failure::failed(format_args!("can not listen for gossip at {}: {e}; {advice}", me.gossip))
     })?;
     let incoming = wire.listen();
     Ok((wire, incoming))

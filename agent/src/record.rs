@@ -1,0 +1,183 @@
+//! Everything that a core was told, in a file: a run that can be told again.
+//!
+//! A recording is a row of entries, each `length (4, little endian) | postcard`. Every start of an agent
+//! begins with a header; a file may hold several runs. What a crash cut off at the end is left out.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use onemac_core::node::{Input, Node, Partition};
+use onemac_core::time::{Time, Timing};
+use onemac_core::view::Cluster;
+use serde::{Deserialize, Serialize};
+
+/// An entry that claims to be longer is not one of ours: a report is at most 16 KiB.
+const ENTRY_MAX: u32 = 64 * 1024;
+
+/// How a life began: all that [`Node`] is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The host.
+    pub host: String,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Its durations.
+    pub timing: Timing,
+    /// Its policy for partitions.
+    pub partition: Partition,
+    /// The first life's number.
+    pub incarnation: u64,
+    /// When it began.
+    pub at: Time,
+}
+
+impl Start {
+    /// The node as it was when it began.
+    pub fn node(&self) -> Node {
+        let cluster = self.cluster.clone();
+        Node::with_partition(&self.host, cluster, self.timing, self.partition, self.incarnation, self.at)
+    }
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// An agent has started.
+    Start(Box<Start>),
+    /// Its core was told this at this time.
+    Told(Time, Input),
+}
+
+/// Writes a recording. A failure ends the recording, not the agent.
+pub struct Recorder {
+    file: Option<BufWriter<File>>,
+    path: PathBuf,
+}
+
+impl Recorder {
+    /// Does nothing.
+    pub fn off() -> Self {
+        Recorder { file: None, path: PathBuf::new() }
+    }
+
+    /// Appends to `path`, which only its owner may read: it holds what the cluster says to itself.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Recorder { file: Some(BufWriter::new(file)), path: path.into() })
+    }
+
+    /// Notes an entry. Ticks, of which there are several a second, also flush.
+    pub fn note(&mut self, entry: &Entry) {
+        let Some(file) = &mut self.file else { return };
+        let flush = !matches!(entry, Entry::Told(_, Input::Heard(_) | Input::Sent { .. }));
+        if let Err(error) = write(file, entry, flush) {
+            tracing::warn!("recording to {} has ended: {error}", self.path.display());
+            self.file = None;
+        }
+    }
+
+    /// Notes what the core is told, if anybody listens.
+    pub fn told(&mut self, now: Time, input: &Input) {
+        if self.file.is_some() {
+            self.note(&Entry::Told(now, input.clone()));
+        }
+    }
+}
+
+fn write(file: &mut impl Write, entry: &Entry, flush: bool) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(entry).map_err(io::Error::other)?;
+    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    file.write_all(&len.to_le_bytes())?;
+    file.write_all(&bytes)?;
+    if flush { file.flush() } else { Ok(()) }
+}
+
+/// The entries of a recording, until its end or the first that can not be read.
+pub fn read(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
+    let mut file = BufReader::new(File::open(path)?);
+    Ok(std::iter::from_fn(move || next(&mut file).transpose()))
+}
+
+fn next(file: &mut impl Read) -> io::Result<Option<Entry>> {
+    let mut len = [0; 4];
+    match file.read_exact(&mut len) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let len = u32::from_le_bytes(len);
+    if len > ENTRY_MAX {
+        return Err(io::Error::other("this is not a recording of onemac"));
+    }
+    let mut bytes = vec![0; len as usize];
+    match file.read_exact(&mut bytes) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let entry = postcard::from_bytes(&bytes);
+    entry.map(Some).map_err(|_| io::Error::other("an entry is damaged, or of another version of onemac"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onemac_core::view::DefinitionId;
+    use std::time::Duration;
+
+    fn start() -> Start {
+        Start {
+            host: "a".into(),
+            cluster: Cluster {
+                name: "c".into(),
+                definition: DefinitionId([3; 16]),
+                slices: 16,
+                hosts: [("a".into(), 1), ("b".into(), 1)].into(),
+                services: vec!["default".into()],
+            },
+            timing: Timing { heartbeat: Duration::from_millis(100), lease: Duration::from_millis(800) },
+            partition: Partition::Serve,
+            incarnation: 7,
+            at: Time::from_millis(5),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_up_to_a_torn_end() {
+        let path = std::env::temp_dir().join(format!("onemac-record-{}", std::process::id()));
+        let entries = [
+            Entry::Start(Box::new(start())),
+            Entry::Told(Time(6), Input::Tick),
+            Entry::Told(Time(7), Input::Committed { change: 1, ok: true }),
+            Entry::Told(Time(8), Input::Stranger { host: "b".into() }),
+        ];
+        for half in entries.chunks(2) {
+            let mut recorder = Recorder::open(&path).unwrap();
+            half.iter().for_each(|e| recorder.note(e));
+        }
+        let read_all = || read(&path).unwrap().collect::<io::Result<Vec<_>>>();
+        assert_eq!(read_all().unwrap(), entries);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(read_all().unwrap(), entries[..3]);
+        std::fs::write(&path, b"something else altogether").unwrap();
+        assert!(read_all().is_err());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_recorded_life_decides_the_same_again() {
+        let decide = |mut node: Node| {
+            for ms in (5..3000).step_by(50) {
+                node.handle(Time::from_millis(ms), Input::Tick);
+                if ms == 55 {
+                    node.handle(Time::from_millis(ms), Input::Committed { change: 1, ok: true });
+                }
+            }
+            std::iter::from_fn(|| node.poll_action()).collect::<Vec<_>>()
+        };
+        let first = decide(start().node());
+        assert!(first.len() > 10);
+        assert_eq!(decide(start().node()), first);
+    }
+}
