@@ -67,6 +67,8 @@ pub struct Driver<'a> {
     commits: mpsc::UnboundedReceiver<(u64, bool)>,
     pub(super) lease_until: Option<Time>,
     born: Time,
+    /// Whether systemd listens.
+    systemd: bool,
     told: Option<String>,
     stop: bool,
 }
@@ -92,6 +94,7 @@ impl<'a> Driver<'a> {
             commits,
             lease_until: None,
             born: clock::now(),
+            systemd: std::env::var_os("NOTIFY_SOCKET").is_some(),
             told: None,
             stop: false,
         }
@@ -213,6 +216,9 @@ impl<'a> Driver<'a> {
 
     /// A line for `systemctl status`, when it has changed, and a sign of life for the watchdog.
     fn tell_systemd(&mut self) {
+        if !self.systemd {
+            return;
+        }
         let status = self.node.status(clock::now());
         let alive = status.hosts.iter().filter(|h| h.alive).count();
         let owned: u32 = status.services.iter().map(|s| s.owned).sum();

@@ -117,6 +117,11 @@ impl Links {
         Ok(())
     }
 
+    /// Whether there is a device of this name.
+    pub async fn exists(&self, name: &str) -> Result<bool> {
+        Ok(self.find(name).await?.is_some())
+    }
+
     /// Makes the shared device on top of the service device, or takes over the one that stands. It is down
     /// when new. Returns its index.
     pub async fn shared_device(&self, name: &str, lower: u32, mac: [u8; 6]) -> Result<u32> {

@@ -45,7 +45,17 @@ impl Kernel {
 
         let sysctls = sysctl::Changed::load(run_dir)?;
 
-        let netfilter = Netfilter::install(wanted.clone()).await?;
+        let netfilter = match Netfilter::install(wanted.clone()).await {
+            Ok(netfilter) => netfilter,
+            Err(error) => {
+                // What was installed and did not read back as wanted goes again, unless an earlier run's
+                // device stands under it and needs the mask.
+                if !links.exists(SHARED_DEVICE).await.unwrap_or(true) {
+                    let _ = netfilter::remove_left_over().await;
+                }
+                return Err(error);
+            }
+        };
         let mut kernel = Kernel { links, netfilter, sysctls, service };
         match kernel.bring_up_device(&wanted).await {
             Ok(()) => Ok(kernel),
