@@ -124,7 +124,8 @@ impl Links {
 
     /// Makes the shared device on top of the service device, or takes over the one that stands. It is down
     /// when new. Returns its index.
-    pub async fn shared_device(&self, name: &str, lower: u32, mac: [u8; 6]) -> Result<u32> {
+    pub async fn shared_device(&self, name: &str, on: (&str, u32), mac: [u8; 6]) -> Result<u32> {
+        let (service, lower) = on;
         if let Some(link) = self.find(name).await? {
             if is_macvlan(&link) && carries(&link, lower, mac) {
                 tracing::info!("taking over {name}, which an earlier run left");
@@ -135,9 +136,11 @@ impl Links {
         let message =
             LinkMacVlan::new(name, lower, MacVlanMode::Bridge).address(mac.to_vec()).alias("onemac").build();
         self.handle.link().add(message).execute().await.map_err(|e| {
-            let advice = "the service device must not be a port of a bridge or a bond, and the kernel needs \
-                          macvlan (modprobe macvlan)";
-            netlink_failure(&format!("make the macvlan device {name}"), &e, advice)
+            let advice = format!(
+                "{service} must not be a port of a bridge or a bond (then name that one as `interface`), and \
+                 the kernel needs macvlan (modprobe macvlan)"
+            );
+            netlink_failure(&format!("make the macvlan device {name} on {service}"), &e, &advice)
         })?;
         let link = self.find(name).await?;
         let link = link.ok_or_else(|| Failure::failed(format_args!("{name} was made and is not there")))?;
@@ -195,14 +198,19 @@ impl Links {
         })
     }
 
+    /// Refuses a device of this name that is not one of ours.
+    pub async fn refuse_foreign_device(&self, name: &str) -> Result<()> {
+        match self.find(name).await? {
+            Some(link) if !is_macvlan(&link) => Err(Failure::failed(format_args!(
+                "there is a device {name} that onemac did not make (it is no macvlan): rename or remove it"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the shared device, if it is there and is one of ours.
     pub async fn remove(&self, name: &str) -> Result<bool> {
-        let Some(link) = self.find(name).await? else { return Ok(false) };
-        if !is_macvlan(&link) {
-            return Err(Failure::failed(format_args!(
-                "there is a device {name} that onemac did not make (it is no macvlan): rename or remove it"
-            )));
-        }
+        let Some(link) = self.find(name).await?.filter(is_macvlan) else { return Ok(false) };
         self.handle
             .link()
             .del(link.header.index)

@@ -40,6 +40,7 @@ impl Kernel {
         let links = Links::open()?;
         let service = links.service_device(&wanted.device).await?;
         let wanted = Wanted { device_mac: service.mac, ..wanted };
+        links.refuse_foreign_device(SHARED_DEVICE).await?;
         links.refuse_foreign_holders(&wanted.vips).await?;
         conflict::refuse_strangers(&wanted).await?;
 
@@ -74,8 +75,8 @@ impl Kernel {
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
         self.sysctls.apply(&service)?;
-        let octets = wanted.cluster_mac.0;
-        let index = self.links.shared_device(SHARED_DEVICE, self.service.index, octets).await?;
+        let (octets, on) = (wanted.cluster_mac.0, (wanted.device.as_str(), self.service.index));
+        let index = self.links.shared_device(SHARED_DEVICE, on, octets).await?;
         // The settings of the shared device vanish with it: nothing to remember.
         sysctl::apply_unremembered(&shared)?;
         self.links.set_up(SHARED_DEVICE, index).await?;
