@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::agent::{Agent, binary};
@@ -190,6 +191,12 @@ impl Host {
     #[must_use]
     pub fn agent_has_died(&self) -> Option<ExitStatus> {
         self.programs().agent.as_mut()?.process.exit_status()
+    }
+
+    /// The process id of its agent, if one was started.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<Pid> {
+        self.programs().agent.as_ref().map(|agent| agent.process.pid())
     }
 
     /// Sends a signal to the agent.

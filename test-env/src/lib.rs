@@ -17,6 +17,7 @@ mod capture;
 mod command;
 mod definition;
 pub mod dns;
+pub mod faults;
 pub mod frames;
 mod host;
 mod janitor;

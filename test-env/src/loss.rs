@@ -3,7 +3,7 @@
 //! At the switch and not on the host: what a host's own rules drop, its programs are told of, and other
 //! rules on the host are seen by the agent. Neither is so of a lossy wire.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::bridge::Switch;
 
@@ -29,11 +29,13 @@ pub enum What {
 }
 
 impl Switch {
-    /// Loses so many per cent of what passes a port one way, until [`Self::lose_nothing`].
+    /// Loses so many per cent (1 to 100) of what passes a port one way, until [`Self::lose_nothing`].
     ///
     /// # Errors
-    /// When there is no such port.
+    /// When there is no such port, or no such share.
     pub fn lose(&self, port: &str, way: Way, what: What, percent: u8) -> Result<()> {
+        ensure!((1..=100).contains(&percent), "{percent} per cent can not be lost");
+        let last = percent - 1;
         let (chain, hook) = match way {
             Way::From => (format!("from_{port}"), "ingress"),
             Way::To => (format!("to_{port}"), "egress"),
@@ -45,7 +47,7 @@ impl Switch {
         let commands = format!(
             "add table netdev {TABLE}; \
              add chain netdev {TABLE} {chain} {{ type filter hook {hook} device {port} priority 0; }}; \
-             add rule netdev {TABLE} {chain} {what}numgen random mod 100 < {percent} counter drop"
+             add rule netdev {TABLE} {chain} {what}numgen random mod 100 <= {last} counter drop"
         );
         self.netns().run("nft", &[&commands]).map(drop)
     }

@@ -116,7 +116,8 @@ impl Clients {
         for receiver in self.receivers {
             answers.extend(receiver.join().map_err(panicked)?);
         }
-        Ok(Tally::new(self.shared.clients.clone(), self.shared.started, sent, answers))
+        let start = (self.shared.started, self.shared.started_unix);
+        Ok(Tally::new(self.shared.clients.clone(), start, sent, answers))
     }
 }
 
@@ -181,16 +182,12 @@ fn ask(v4: &UdpSocket, v6: &UdpSocket, client: IpAddr, bytes: &[u8]) -> nix::Res
 fn receive(socket: &UdpSocket, shared: &Shared) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !shared.stop_listening.load(Ordering::Relaxed) {
-        match take(socket, shared) {
-            Ok(Some(answer)) => {
-                if let Some(last) = shared.last_us.get(usize::from(answer.client)) {
-                    last.store(answer.at_us, Ordering::Relaxed);
-                }
-                answers.push(answer);
-            }
-            // Nothing within a look, or what is no answer; the numbers tell what is missing.
-            Ok(None) | Err(_) => {}
+        // Nothing within a look, or what is no answer: the numbers tell what is missing.
+        let Ok(Some(answer)) = take(socket, shared) else { continue };
+        if let Some(last) = shared.last_us.get(usize::from(answer.client)) {
+            last.store(answer.at_us, Ordering::Relaxed);
         }
+        answers.push(answer);
     }
     answers
 }

@@ -24,6 +24,7 @@ pub(super) struct Answer {
 pub struct Tally {
     clients: Vec<IpAddr>,
     started: Instant,
+    started_unix: Duration,
     sent: Vec<u32>,
     /// By client, then in the order of arrival.
     answers: Vec<Vec<Answer>>,
@@ -53,7 +54,12 @@ pub struct Silence {
 }
 
 impl Tally {
-    pub(super) fn new(clients: Vec<IpAddr>, started: Instant, sent: Vec<u32>, all: Vec<Answer>) -> Self {
+    pub(super) fn new(
+        clients: Vec<IpAddr>,
+        (started, started_unix): (Instant, Duration),
+        sent: Vec<u32>,
+        all: Vec<Answer>,
+    ) -> Self {
         let mut answers = vec![Vec::new(); clients.len()];
         let mut strange = 0;
         for answer in all {
@@ -64,13 +70,19 @@ impl Tally {
                 strange += 1;
             }
         }
-        Self { clients, started, sent, answers, strange }
+        Self { clients, started, started_unix, sent, answers, strange }
     }
 
     /// Numbers sent.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.sent.iter().map(|&sent| sent as usize).sum()
+    }
+
+    /// Wall clock time, from 1970 on, at so long after the start of the clients: to find it in a log.
+    #[must_use]
+    pub fn unix(&self, since_start: Duration) -> Duration {
+        self.started_unix + since_start
     }
 
     /// Numbers without an answer.
@@ -176,7 +188,7 @@ mod tests {
 
     fn tally(started: Instant, sent: &[u32], answers: Vec<Answer>) -> Tally {
         let clients = (1..=sent.len() as u8).map(|n| IpAddr::from([198, 18, 0, n])).collect();
-        Tally::new(clients, started, sent.to_vec(), answers)
+        Tally::new(clients, (started, Duration::ZERO), sent.to_vec(), answers)
     }
 
     #[test]
