@@ -97,7 +97,8 @@ fn own_lines(text: &str) -> String {
         .lines()
         .filter(|line| !line.contains(DEVICE))
         .map(|line| {
-            let mut words: Vec<&str> = line.split_whitespace().collect();
+            // An address may still be tentative when the first snapshot is taken.
+            let mut words: Vec<&str> = line.split_whitespace().filter(|word| *word != "tentative").collect();
             // Lifetimes count down; they stand behind these words.
             while let Some(at) =
                 words.iter().position(|word| matches!(*word, "expires" | "valid_lft" | "preferred_lft"))

@@ -25,11 +25,9 @@ fn ensure_served(lab: &Lab, when: &str, hosts: &[&str]) -> Result<Log> {
     Ok(log)
 }
 
-fn heals_from_a_power_cut(heartbeat: Option<&str>, lease: Option<&str>) -> Result<()> {
-    let mut plan = Plan::hosts(4);
-    plan.definition.heartbeat = heartbeat.map(str::to_owned);
-    plan.definition.lease = lease.map(str::to_owned);
-    let lab = Lab::start(&plan)?;
+#[test]
+fn a_power_cut_heals_and_the_host_gets_its_share_back() -> Result<()> {
+    let lab = Lab::start(&Plan::hosts(4))?;
     let before = ensure_served(&lab, "before", &["h1", "h2", "h3", "h4"])?;
     let watch = prober(&lab).watch(EVERY)?;
     sleep(EVERY * 3);
@@ -70,13 +68,24 @@ fn heals_from_a_power_cut(heartbeat: Option<&str>, lease: Option<&str>) -> Resul
 }
 
 #[test]
-fn a_power_cut_heals_and_the_host_gets_its_share_back() -> Result<()> {
-    heals_from_a_power_cut(None, None)
-}
-
-#[test]
 fn a_power_cut_heals_with_short_timings_too() -> Result<()> {
-    heals_from_a_power_cut(Some("50ms"), Some("250ms"))
+    let mut plan = Plan::hosts(4);
+    plan.definition.heartbeat = Some("50ms".to_owned());
+    plan.definition.lease = Some("250ms".to_owned());
+    let lab = Lab::start(&plan)?;
+    let watch = prober(&lab).watch(EVERY)?;
+    lab.host(2).power_off()?;
+    lab.wait_settled()?;
+    lab.host(2).power_on()?;
+    lab.wait_settled()?;
+    // A machine that is busy otherwise keeps an agent waiting for longer than such a lease, and its clients
+    // with it. Then nobody answers them for a while; that two hosts do is never right.
+    lab.wait_until("everybody is served by all hosts", PATIENCE, || {
+        let log = prober(&lab).udp()?;
+        log.ensure_once("after the return")?;
+        Ok(log.shares().len() == 4)
+    })?;
+    watch.stop()?.ensure_never_twice("through it all")
 }
 
 #[test]
