@@ -189,7 +189,7 @@ impl<'a> Driver<'a> {
             Recipients::All => None,
         };
         let by_wire = only.is_none() && self.voices.beacon.send(&bytes);
-        if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes).await || by_wire {
+        if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes) || by_wire {
             self.handle(Input::Sent { at });
         }
         self.voices.spread.publish(&bytes).await;

@@ -10,6 +10,7 @@
 //! stamp is later than the last one heard, which is also what a replay meets.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ const QUEUE: usize = 256;
 
 /// The sending side.
 pub struct Beacon {
-    socket: PacketSocket,
+    socket: Arc<PacketSocket>,
     sealer: FrameSealer,
 }
 
@@ -40,11 +41,11 @@ impl Beacon {
         gossip_key: &[u8; 32],
     ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
         let sealer = FrameSealer::new(gossip_key, mac);
-        let (ear, queue) = (PacketSocket::open(index, ETHERTYPE)?, mpsc::channel(QUEUE));
-        let (heard, reports) = queue;
-        let listener = sealer.clone();
+        let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
+        let (heard, reports) = mpsc::channel(QUEUE);
+        let (ear, listener) = (Arc::clone(&socket), sealer.clone());
         thread::Builder::new().name("beacon".into()).spawn(move || listen(&ear, &listener, &heard))?;
-        Ok((Beacon { socket: PacketSocket::open(index, ETHERTYPE)?, sealer }, reports))
+        Ok((Beacon { socket, sealer }, reports))
     }
 
     /// Sends an encoded report; whether it left.

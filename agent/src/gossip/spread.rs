@@ -123,7 +123,7 @@ struct WireSocket {
 #[async_trait]
 impl Socket for WireSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        self.wire.send(to, Kind::Gossip, &message.serialize_to_vec()).await;
+        self.wire.send(to, Kind::Gossip, &message.serialize_to_vec());
         Ok(())
     }
 

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBufForce;
 use onemac_core::report::Report;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -14,6 +16,10 @@ use super::seal::{Kind, Opened, Sealer};
 
 /// The largest datagram that UDP over IPv4 can carry.
 pub const DATAGRAM_MAX: usize = 65_507;
+
+/// Room for what waits for hosts that do not answer ARP: three seconds of datagrams for each of 63, some
+/// 60 of 2 KiB (with the kernel's book-keeping) each.
+const SEND_BUFFER: usize = 8 << 20;
 
 /// How many incoming messages wait for a reader. More than a few rounds of the largest cluster; beyond
 /// that the newest are dropped, which gossip repairs.
@@ -64,12 +70,14 @@ impl Wire {
         peers: HashMap<SocketAddr, String>,
     ) -> io::Result<Arc<Self>> {
         let socket = UdpSocket::bind(me).await?;
+        // Where this is not allowed the ordinary size has to do.
+        let _ = setsockopt(&socket, SndBufForce, &SEND_BUFFER);
         let sealer = Mutex::new(Sealer::new(key, me, nonce));
         Ok(Arc::new(Wire { socket, sealer, peers, counts: Counts::default() }))
     }
 
     /// Sends `body` to `to`; before a handshake a greeting goes in its place. Whether a datagram left.
-    pub async fn send(&self, to: SocketAddr, kind: Kind, body: &[u8]) -> bool {
+    pub fn send(&self, to: SocketAddr, kind: Kind, body: &[u8]) -> bool {
         let datagram = {
             let mut sealer = self.sealer();
             match sealer.knows(to) {
@@ -77,15 +85,15 @@ impl Wire {
                 false => sealer.seal(to, Kind::Hello, &[]),
             }
         };
-        self.put(to, &datagram).await
+        self.put(to, &datagram)
     }
 
     /// Sends `body` to one host or to all; whether any datagram left.
-    pub async fn send_to_hosts(&self, only: Option<&str>, kind: Kind, body: &[u8]) -> bool {
+    pub fn send_to_hosts(&self, only: Option<&str>, kind: Kind, body: &[u8]) -> bool {
         let mut left = false;
         for (&address, host) in &self.peers {
             if only.is_none_or(|wanted| wanted == host) {
-                left |= self.send(address, kind, body).await;
+                left |= self.send(address, kind, body);
             }
         }
         left
@@ -99,7 +107,7 @@ impl Wire {
             let mut buffer = vec![0; DATAGRAM_MAX];
             loop {
                 match wire.socket.recv_from(&mut buffer).await {
-                    Ok((len, from)) => wire.receive(from, &buffer[..len], &queue).await,
+                    Ok((len, from)) => wire.receive(from, &buffer[..len], &queue),
                     // Errors of earlier sends (ICMP) and of memory: the socket goes on.
                     Err(error) => tracing::debug!(%error, "gossip socket"),
                 }
@@ -111,7 +119,7 @@ impl Wire {
         incoming
     }
 
-    async fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
+    fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
         let Some(host) = self.peers.get(&from) else {
             self.counts.unknown.fetch_add(1, Ordering::Relaxed);
             return;
@@ -138,7 +146,7 @@ impl Wire {
             }
         };
         if let Some(greeting) = greeting {
-            self.put(from, &greeting).await;
+            self.put(from, &greeting);
         }
     }
 
@@ -155,8 +163,10 @@ impl Wire {
         }
     }
 
-    async fn put(&self, to: SocketAddr, datagram: &[u8]) -> bool {
-        match self.socket.send_to(datagram, to).await {
+    /// Never waits: datagrams to hosts whose MAC address does not resolve fill the send buffer for seconds,
+    /// and the loop must not stand still with them. What finds no room is lost, as on a network.
+    fn put(&self, to: SocketAddr, datagram: &[u8]) -> bool {
+        match self.socket.try_send_to(datagram, to) {
             Ok(_) => true,
             Err(error) => {
                 tracing::debug!(%to, %error, "a datagram did not leave");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 /// A socket that takes frames of one ethertype from one device.
 pub struct PacketSocket {
@@ -18,9 +18,11 @@ impl PacketSocket {
     /// Opens the socket on the device with this index. `ethertype` in host order, `ETH_P_ALL` for every one.
     /// Needs CAP_NET_RAW.
     pub fn open(index: u32, ethertype: u16) -> io::Result<Self> {
-        let protocol = ethertype.to_be();
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
-        nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, protocol))?;
+        // Without a protocol the socket takes nothing until it is bound. With one it would begin on all
+        // devices, and to leave them for this one the kernel waits out a grace period, which takes long
+        // on a busy machine.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, ethertype.to_be()))?;
         Ok(PacketSocket { socket, index })
     }
 
