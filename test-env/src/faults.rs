@@ -63,13 +63,15 @@ pub const FAULTS: &[Fault] = &[
         wait_all_owned_by(lab, &[1, 3, 4])?;
         lab.host(2).set_cable(true)
     }),
-    lan("a third of one host's gossip is lost on its way out", 4, |lab| lose(lab, Way::From, 30)),
-    lan("a third of one host's gossip is lost on its way in", 4, |lab| lose(lab, Way::To, 30)),
-    lan("one host's gossip goes nowhere, but it hears", 4, |lab| lose(lab, Way::From, 100)),
-    lan("one host hears no gossip, but is heard", 4, |lab| lose(lab, Way::To, 100)),
-    lan("a third of all gossip is lost", 4, |lab| {
+    lan("a third of what one host says is lost", 4, |lab| lose(lab, Way::From, What::Words, 30)),
+    lan("a third of what one host should hear is lost", 4, |lab| lose(lab, Way::To, What::Words, 30)),
+    lan("one host's gossip goes nowhere", 4, |lab| lose(lab, Way::From, What::Gossip, 100)),
+    lan("one host hears no gossip", 4, |lab| lose(lab, Way::To, What::Gossip, 100)),
+    lan("one host is mute, but hears", 4, |lab| lose(lab, Way::From, What::Words, 100)),
+    lan("one host is deaf, but is heard", 4, |lab| lose(lab, Way::To, What::Words, 100)),
+    lan("a third of all words is lost", 4, |lab| {
         for host in lab.hosts() {
-            lab.switch().lose(&host.port(), Way::From, What::Gossip, 30)?;
+            lab.switch().lose(&host.port(), Way::From, What::Words, 30)?;
         }
         sleep(EXPIRY * 2);
         lab.switch().lose_nothing()
@@ -194,8 +196,8 @@ fn pause(lab: &Lab, span: Duration) -> Result<()> {
     lab.host(2).signal_agent(Signal::SIGCONT)
 }
 
-fn lose(lab: &Lab, way: Way, percent: u8) -> Result<()> {
-    lab.switch().lose(&lab.host(2).port(), way, What::Gossip, percent)?;
+fn lose(lab: &Lab, way: Way, what: What, percent: u8) -> Result<()> {
+    lab.switch().lose(&lab.host(2).port(), way, what, percent)?;
     sleep(EXPIRY * 2);
     lab.switch().lose_nothing()
 }

@@ -24,8 +24,8 @@ pub enum Way {
 pub enum What {
     /// The agents' UDP datagrams.
     Gossip,
-    /// Every frame.
-    All,
+    /// All that agents say to each other: gossip, and their frames on the service wire.
+    Words,
 }
 
 impl Switch {
@@ -40,15 +40,18 @@ impl Switch {
             Way::From => (format!("from_{port}"), "ingress"),
             Way::To => (format!("to_{port}"), "egress"),
         };
-        let what = match what {
-            What::Gossip => "udp dport 7946 ",
-            What::All => "",
-        };
-        let commands = format!(
+        let mut commands = format!(
             "add table netdev {TABLE}; \
-             add chain netdev {TABLE} {chain} {{ type filter hook {hook} device {port} priority 0; }}; \
-             add rule netdev {TABLE} {chain} {what}numgen random mod 100 <= {last} counter drop"
+             add chain netdev {TABLE} {chain} {{ type filter hook {hook} device {port} priority 0; }}"
         );
+        let matches: &[&str] = match what {
+            What::Gossip => &["udp dport 7946"],
+            What::Words => &["udp dport 7946", "ether type 0x88b5"],
+        };
+        for what in matches {
+            let rule = format!("{what} numgen random mod 100 <= {last} counter drop");
+            commands += &format!("; add rule netdev {TABLE} {chain} {rule}");
+        }
         self.netns().run("nft", &[&commands]).map(drop)
     }
 

@@ -39,6 +39,7 @@ struct Figures {
     agent_cpu_percent_max: f64,
     /// How long an agent stood ready and waited for a processor, as a share of all time, on average.
     agent_waits_percent: f64,
+    lost: usize,
     answered_twice: usize,
     longest_silence_ms: u128,
 }
@@ -72,7 +73,7 @@ fn main() -> Result<()> {
         println!(
             "{} agents, {} busy loops, {} s: {} false deaths (goal 0), {} leases lapsed, {} stalls; an agent \
              took {:.2} % of a processor ({:.2} at most) and waited for one {:.2} % of the time; longest \
-             silence of a client {} ms, {} answered twice",
+             silence of a client {} ms, {} numbers lost, {} answered twice",
             figures.hosts,
             figures.busy_loops,
             figures.seconds,
@@ -83,6 +84,7 @@ fn main() -> Result<()> {
             figures.agent_cpu_percent_max,
             figures.agent_waits_percent,
             figures.longest_silence_ms,
+            figures.lost,
             figures.answered_twice
         );
     }
@@ -126,6 +128,15 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
             }
         }
     }
+    for (silence, host) in tally.silences(from, to, LOAD.every * 4).iter().filter(|_| verbose) {
+        let at = tally.unix(silence.from).as_secs_f64() % 60.0;
+        println!(
+            "{} was silent for {:?} from second {at:.3} of a minute on, until h{}",
+            silence.client,
+            silence.length,
+            host.unwrap_or(0)
+        );
+    }
     let spent = (to - from).as_secs_f64();
     let percent = |part: fn(&Usage) -> Duration| -> Vec<f64> {
         let used = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
@@ -144,6 +155,7 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
         agent_cpu_percent: mean(&ran),
         agent_cpu_percent_max: ran.iter().copied().fold(0.0, f64::max),
         agent_waits_percent: mean(&waited),
+        lost: tally.lost(),
         answered_twice: tally.twice().len(),
         longest_silence_ms: tally.longest_silence(from, to).context("no clients")?.length.as_millis(),
     })

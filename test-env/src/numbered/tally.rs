@@ -142,8 +142,20 @@ impl Tally {
         self.clients
             .iter()
             .zip(&self.answers)
-            .map(|(client, answers)| longest_gap(*client, answers, from, to))
+            .flat_map(|(client, answers)| gaps(*client, answers, from, to))
+            .map(|(gap, _)| gap)
             .max()
+    }
+
+    /// Every time longer than `least` in which a client was without an answer in a span of time, and the
+    /// number of the host that ended it.
+    #[must_use]
+    pub fn silences(&self, from: Instant, to: Instant, least: Duration) -> Vec<(Silence, Option<u8>)> {
+        let [from, to] = [from, to].map(|moment| moment.saturating_duration_since(self.started));
+        let each = self.clients.iter().zip(&self.answers);
+        each.flat_map(|(client, answers)| gaps(*client, answers, from, to))
+            .filter(|(gap, _)| gap.length > least)
+            .collect()
     }
 
     /// How many clients each host answered last, by the host's number.
@@ -157,18 +169,22 @@ impl Tally {
     }
 }
 
-fn longest_gap(client: IpAddr, answers: &[Answer], from: Duration, to: Duration) -> Silence {
-    let mut times: Vec<Duration> = answers.iter().map(|answer| Duration::from_micros(answer.at_us)).collect();
-    times.retain(|at| (from..to).contains(at));
-    times.push(to);
+/// The times between answers, and to both ends of the span, with the host that ended each.
+fn gaps(client: IpAddr, answers: &[Answer], from: Duration, to: Duration) -> Vec<(Silence, Option<u8>)> {
+    let mut times: Vec<(Duration, Option<u8>)> = answers
+        .iter()
+        .map(|answer| (Duration::from_micros(answer.at_us), Some(answer.host)))
+        .filter(|(at, _)| (from..to).contains(at))
+        .chain([(to, None)])
+        .collect();
     times.sort_unstable();
     let mut last = from;
-    let mut longest = Silence { length: Duration::ZERO, from, client };
-    for at in times {
-        longest = longest.max(Silence { length: at - last, from: last, client });
+    let gap = |(at, host)| {
+        let gap = Silence { length: at - last, from: last, client };
         last = at;
-    }
-    longest
+        (gap, host)
+    };
+    times.into_iter().map(gap).collect()
 }
 
 impl fmt::Display for Twice {
