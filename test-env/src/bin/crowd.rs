@@ -4,12 +4,14 @@
 //! Run by hand through `test-env/bench/crowd`.
 
 use std::fs;
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use onemac_test_env::faults::Busy;
-use onemac_test_env::numbered::{Clients, Load};
+use onemac_test_env::numbered::{Clients, Load, be_urgent};
 use onemac_test_env::{Host, Lab, Plan};
 use serde::Serialize;
 
@@ -42,6 +44,8 @@ struct Figures {
     lost: usize,
     answered_twice: usize,
     longest_silence_ms: u128,
+    /// The longest time for which not even the most urgent thread ran: other guests on the same hardware.
+    machine_stood_still_ms: u128,
 }
 
 fn main() -> Result<()> {
@@ -73,7 +77,8 @@ fn main() -> Result<()> {
         println!(
             "{} agents, {} busy loops, {} s: {} false deaths (goal 0), {} leases lapsed, {} stalls; an agent \
              took {:.2} % of a processor ({:.2} at most) and waited for one {:.2} % of the time; longest \
-             silence of a client {} ms, {} numbers lost, {} answered twice",
+             silence of a client {} ms, {} numbers lost, {} answered twice; the machine itself stood still for \
+             at most {} ms",
             figures.hosts,
             figures.busy_loops,
             figures.seconds,
@@ -85,7 +90,8 @@ fn main() -> Result<()> {
             figures.agent_waits_percent,
             figures.longest_silence_ms,
             figures.lost,
-            figures.answered_twice
+            figures.answered_twice,
+            figures.machine_stood_still_ms
         );
     }
     if figures.false_deaths > 0 || figures.answered_twice > 0 {
@@ -109,11 +115,13 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
     let logged = lab.hosts().iter().map(log_length).collect::<Result<Vec<_>>>()?;
     let before = lab.hosts().iter().map(usage).collect::<Result<Vec<_>>>()?;
     let from = Instant::now();
+    let stills = Stills::watch();
     let busy = Busy::start(&lab, BUSY)?;
     sleep(span);
     let after = lab.hosts().iter().map(usage).collect::<Result<Vec<_>>>()?;
     let to = Instant::now();
     drop(busy);
+    let machine_stood_still_ms = stills.longest()?.as_millis();
 
     let tally = clients.stop()?;
     let mut counts = [0; SIGNS.len()];
@@ -157,12 +165,44 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
         agent_waits_percent: mean(&waited),
         lost: tally.lost(),
         answered_twice: tally.twice().len(),
+        machine_stood_still_ms,
         longest_silence_ms: tally.longest_silence(from, to).context("no clients")?.length.as_millis(),
     })
 }
 
 fn log_length(host: &Host) -> Result<usize> {
     Ok(usize::try_from(fs::metadata(host.agent_log_path())?.len())?)
+}
+
+/// Looks every millisecond, before all ordinary programs, how much later it is.
+struct Stills {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Stills {
+    fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                be_urgent();
+                let mut longest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let before = Instant::now();
+                    sleep(Duration::from_millis(1));
+                    longest = longest.max(before.elapsed());
+                }
+                longest
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn longest(self) -> Result<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the thread that looks at the clock panicked"))
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -96,15 +96,20 @@ fn measure(runs: usize, verbose: bool) -> Result<[Figures; 2]> {
     let mut leaves = Moves::new("leave");
     let mut joins = Moves::new("join");
     for run in 0..runs {
-        let host = lab.host(1 + run % usize::from(HOSTS));
+        let number = 1 + run % usize::from(HOSTS);
+        let host = lab.host(number);
         // Moves fall at another moment of the heartbeat every time.
         sleep(Duration::from_millis(13 * run as u64 % 100));
-        leaves.watch(&lab, verbose, || {
+        leaves.watch(&lab, verbose, |_| {
             let status = host.stop_agent()?;
             ensure!(status.success(), "{status}:\n{}", host.agent_log(20));
             Ok(())
         })?;
-        joins.watch(&lab, verbose, || host.start_agent())?;
+        joins.watch(&lab, verbose, |clients| {
+            host.start_agent()?;
+            let served = || Ok(clients.served_by(u8::try_from(number)?) > 0);
+            lab.wait_until("the newcomer serves", Duration::from_secs(60), served).map(drop)
+        })?;
     }
     Ok([leaves.figures(), joins.figures()])
 }
@@ -122,7 +127,7 @@ impl Moves {
         Self { moved, silences: Vec::new(), calm: Duration::ZERO, lost: 0, twice: 0 }
     }
 
-    fn watch(&mut self, lab: &Lab, verbose: bool, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn watch(&mut self, lab: &Lab, verbose: bool, act: impl FnOnce(&Clients) -> Result<()>) -> Result<()> {
         let clients = Clients::start(lab.clients(), LOAD)?;
         let started = Instant::now();
         let served = || Ok(clients.all_answered_since(started));
@@ -130,11 +135,12 @@ impl Moves {
         let calm = Instant::now();
         sleep(CALM);
         let moved = Instant::now();
-        act()?;
-        lab.wait_settled()?;
+        act(&clients)?;
         sleep(CALM);
         let ended = Instant::now();
         let tally = clients.stop()?;
+        // Only now: the hosts' states are asked by programs, and starting those disturbs the clients.
+        lab.wait_settled()?;
         let silence = tally.longest_silence(moved, ended).context("no clients")?;
         let undisturbed = tally.longest_silence(calm, moved).context("no clients")?;
         if verbose {
@@ -146,6 +152,18 @@ impl Moves {
                 silence.client,
                 ms(undisturbed.length)
             );
+            for (silence, host) in tally.silences(moved, ended, Duration::from_millis(20)) {
+                let at = tally.unix(silence.from).as_secs_f64() % 60.0;
+                println!(
+                    "  {} {:?} from {at:.6} s until h{}",
+                    silence.client,
+                    silence.length,
+                    host.unwrap_or(0)
+                );
+            }
+            for host in lab.hosts().iter().filter(|_| ms(silence.length) > GOAL_MEDIAN_MS) {
+                println!("{}:\n{}", host.name(), host.agent_log(12));
+            }
         }
         self.calm = self.calm.max(undisturbed.length);
         self.silences.push(silence);

@@ -4,7 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 use super::responder::QUEUE_BYTES;
 use super::tally::{Answer, Tally};
-use super::{Message, PORT};
+use super::{Message, PORT, be_urgent};
 use crate::netns::Netns;
 use crate::topology::{addr, client_v4, client_v6};
 
@@ -47,7 +47,7 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Clients {
     shared: Arc<Shared>,
-    sender: JoinHandle<Vec<u32>>,
+    sender: JoinHandle<Vec<Vec<u64>>>,
     receivers: Vec<JoinHandle<Vec<Answer>>>,
 }
 
@@ -59,6 +59,8 @@ struct Shared {
     started_unix: Duration,
     /// When each client had its last answer, microseconds from the start.
     last_us: Vec<AtomicU64>,
+    /// The number of the host that gave it.
+    last_host: Vec<AtomicU8>,
     stop_sending: AtomicBool,
     stop_listening: AtomicBool,
 }
@@ -73,11 +75,13 @@ impl Clients {
         clients.extend(client_v6(load.v6));
         let (v4, v6) = netns.within(|| Ok((open("0.0.0.0:0")?, open("[::]:0")?)))?;
         let last_us = clients.iter().map(|_| AtomicU64::new(0)).collect();
+        let last_host = clients.iter().map(|_| AtomicU8::new(0)).collect();
         let shared = Arc::new(Shared {
             clients,
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH)?,
             last_us,
+            last_host,
             stop_sending: AtomicBool::new(false),
             stop_listening: AtomicBool::new(false),
         });
@@ -100,6 +104,13 @@ impl Clients {
     pub fn all_answered_since(&self, moment: Instant) -> bool {
         let since = micros(moment.saturating_duration_since(self.shared.started));
         self.shared.last_us.iter().all(|last| last.load(Ordering::Relaxed) > since)
+    }
+
+    /// How many clients have had their last answer from the host of this number. Asking costs nothing that
+    /// would disturb what is measured.
+    #[must_use]
+    pub fn served_by(&self, host: u8) -> usize {
+        self.shared.last_host.iter().filter(|last| last.load(Ordering::Relaxed) == host).count()
     }
 
     /// Ends the sending, waits for late answers and returns what was noted.
@@ -134,10 +145,11 @@ fn micros(span: Duration) -> u64 {
 }
 
 /// Sends each client's next number when it is due; the clients' turns are spread evenly over `every`.
-/// Returns how many numbers each has sent.
-fn send(v4: &UdpSocket, v6: &UdpSocket, every: Duration, shared: &Shared) -> Vec<u32> {
+/// Returns when each client sent each of its numbers, in microseconds from the start.
+fn send(v4: &UdpSocket, v6: &UdpSocket, every: Duration, shared: &Shared) -> Vec<Vec<u64>> {
+    be_urgent();
     let count = shared.clients.len();
-    let mut sent = vec![0; count];
+    let mut sent = vec![Vec::new(); count];
     let pause = every / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
     let mut due = Instant::now();
     let mut client = 0;
@@ -146,10 +158,11 @@ fn send(v4: &UdpSocket, v6: &UdpSocket, every: Duration, shared: &Shared) -> Vec
         due = due.max(now.checked_sub(CATCH_UP).unwrap_or(due));
         while due <= now {
             // There are never more clients than addresses, of which a u16 counts.
-            let message = Message { client: client as u16, number: sent[client], host: 0 };
+            // Numbers of one client never reach a u32 in any run of a lab.
+            let message = Message { client: client as u16, number: sent[client].len() as u32, host: 0 };
+            sent[client].push(micros(shared.started.elapsed()));
             // What the kernel does not take is a number without an answer.
             let _ = ask(v4, v6, shared.clients[client], &message.bytes());
-            sent[client] += 1;
             client = (client + 1) % count;
             due += pause;
         }
@@ -180,12 +193,15 @@ fn ask(v4: &UdpSocket, v6: &UdpSocket, client: IpAddr, bytes: &[u8]) -> nix::Res
 
 /// Takes answers of one family until told to stop.
 fn receive(socket: &UdpSocket, shared: &Shared) -> Vec<Answer> {
+    be_urgent();
     let mut answers = Vec::new();
     while !shared.stop_listening.load(Ordering::Relaxed) {
         // Nothing within a look, or what is no answer: the numbers tell what is missing.
         let Ok(Some(answer)) = take(socket, shared) else { continue };
-        if let Some(last) = shared.last_us.get(usize::from(answer.client)) {
-            last.store(answer.at_us, Ordering::Relaxed);
+        let client = usize::from(answer.client);
+        if let (Some(at), Some(host)) = (shared.last_us.get(client), shared.last_host.get(client)) {
+            at.store(answer.at_us, Ordering::Relaxed);
+            host.store(answer.host, Ordering::Relaxed);
         }
         answers.push(answer);
     }

@@ -25,7 +25,8 @@ pub struct Tally {
     clients: Vec<IpAddr>,
     started: Instant,
     started_unix: Duration,
-    sent: Vec<u32>,
+    /// By client: when each number was sent, microseconds from the start.
+    sent: Vec<Vec<u64>>,
     /// By client, then in the order of arrival.
     answers: Vec<Vec<Answer>>,
     strange: usize,
@@ -42,12 +43,13 @@ pub struct Twice {
     pub answers: Vec<(u8, Duration)>,
 }
 
-/// How long a client had no answer.
+/// How long a client waited: from a number that it sent until that or a later one was answered. What the
+/// clients themselves did not send in time, on a busy machine, is no silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Silence {
-    /// For how long. The time between two queries of a client is in it.
+    /// For how long.
     pub length: Duration,
-    /// When it began, from the start of the clients.
+    /// When the number was sent, from the start of the clients.
     pub from: Duration,
     /// Whose.
     pub client: IpAddr,
@@ -57,14 +59,14 @@ impl Tally {
     pub(super) fn new(
         clients: Vec<IpAddr>,
         (started, started_unix): (Instant, Duration),
-        sent: Vec<u32>,
+        sent: Vec<Vec<u64>>,
         all: Vec<Answer>,
     ) -> Self {
         let mut answers = vec![Vec::new(); clients.len()];
         let mut strange = 0;
         for answer in all {
             let client = usize::from(answer.client);
-            if answer.from_vip && sent.get(client).is_some_and(|&sent| answer.number < sent) {
+            if answer.from_vip && sent.get(client).is_some_and(|sent| (answer.number as usize) < sent.len()) {
                 answers[client].push(answer);
             } else {
                 strange += 1;
@@ -76,7 +78,7 @@ impl Tally {
     /// Numbers sent.
     #[must_use]
     pub fn sent(&self) -> usize {
-        self.sent.iter().map(|&sent| sent as usize).sum()
+        self.sent.iter().map(Vec::len).sum()
     }
 
     /// Wall clock time, from 1970 on, at so long after the start of the clients: to find it in a log.
@@ -135,27 +137,48 @@ impl Tally {
         Ok(())
     }
 
-    /// The longest time that any client was without an answer in a span of time.
+    /// The longest silence of any client that began in a span of time.
     #[must_use]
     pub fn longest_silence(&self, from: Instant, to: Instant) -> Option<Silence> {
-        let [from, to] = [from, to].map(|moment| moment.saturating_duration_since(self.started));
-        self.clients
-            .iter()
-            .zip(&self.answers)
-            .flat_map(|(client, answers)| gaps(*client, answers, from, to))
-            .map(|(gap, _)| gap)
-            .max()
+        self.silences(from, to, Duration::ZERO).into_iter().map(|(silence, _)| silence).max()
     }
 
-    /// Every time longer than `least` in which a client was without an answer in a span of time, and the
-    /// number of the host that ended it.
+    /// The silences of at least this length that began in a span of time, and the hosts that ended them, if
+    /// any did.
     #[must_use]
     pub fn silences(&self, from: Instant, to: Instant, least: Duration) -> Vec<(Silence, Option<u8>)> {
-        let [from, to] = [from, to].map(|moment| moment.saturating_duration_since(self.started));
-        let each = self.clients.iter().zip(&self.answers);
-        each.flat_map(|(client, answers)| gaps(*client, answers, from, to))
-            .filter(|(gap, _)| gap.length > least)
+        let span = [from, to].map(|moment| moment.saturating_duration_since(self.started));
+        (0..self.clients.len())
+            .flat_map(|client| self.silences_of(client, span))
+            .filter(|(silence, _)| silence.length >= least)
             .collect()
+    }
+
+    /// One for each number that was answered, and one for each row of such as were not.
+    fn silences_of(&self, client: usize, [from, to]: [Duration; 2]) -> Vec<(Silence, Option<u8>)> {
+        let sent = &self.sent[client];
+        let mut answered: Vec<Option<(Duration, u8)>> = vec![None; sent.len()];
+        for answer in &self.answers[client] {
+            // The first one counts: answers are in the order of arrival.
+            let at = Duration::from_micros(answer.at_us);
+            answered[answer.number as usize].get_or_insert((at, answer.host));
+        }
+        let mut found = Vec::new();
+        // From the back: the end of a silence is the first answer to this number or to a later one.
+        let mut end: Option<(Duration, u8)> = None;
+        for (number, &sent_us) in sent.iter().enumerate().rev() {
+            end = answered[number].into_iter().chain(end).min();
+            let began = Duration::from_micros(sent_us);
+            let within_row = number > 0
+                && answered[number - 1].is_none()
+                && Duration::from_micros(sent[number - 1]) >= from;
+            if (from..to).contains(&began) && !within_row {
+                let length = end.map_or(to, |(at, _)| at).saturating_sub(began);
+                let silence = Silence { length, from: began, client: self.clients[client] };
+                found.push((silence, end.map(|(_, host)| host)));
+            }
+        }
+        found
     }
 
     /// How many clients each host answered last, by the host's number.
@@ -167,24 +190,6 @@ impl Tally {
         }
         shares
     }
-}
-
-/// The times between answers, and to both ends of the span, with the host that ended each.
-fn gaps(client: IpAddr, answers: &[Answer], from: Duration, to: Duration) -> Vec<(Silence, Option<u8>)> {
-    let mut times: Vec<(Duration, Option<u8>)> = answers
-        .iter()
-        .map(|answer| (Duration::from_micros(answer.at_us), Some(answer.host)))
-        .filter(|(at, _)| (from..to).contains(at))
-        .chain([(to, None)])
-        .collect();
-    times.sort_unstable();
-    let mut last = from;
-    let gap = |(at, host)| {
-        let gap = Silence { length: at - last, from: last, client };
-        last = at;
-        (gap, host)
-    };
-    times.into_iter().map(gap).collect()
 }
 
 impl fmt::Display for Twice {
@@ -202,9 +207,11 @@ mod tests {
         Answer { client, number, host, at_us: at_ms * 1000, from_vip: true }
     }
 
-    fn tally(started: Instant, sent: &[u32], answers: Vec<Answer>) -> Tally {
-        let clients = (1..=sent.len() as u8).map(|n| IpAddr::from([198, 18, 0, n])).collect();
-        Tally::new(clients, (started, Duration::ZERO), sent.to_vec(), answers)
+    /// Each client sends so many numbers, one every 100 ms.
+    fn tally(started: Instant, counts: &[u64], answers: Vec<Answer>) -> Tally {
+        let clients = (1..=counts.len() as u8).map(|n| IpAddr::from([198, 18, 0, n])).collect();
+        let sent = counts.iter().map(|&count| (0..count).map(|n| n * 100_000).collect()).collect();
+        Tally::new(clients, (started, Duration::ZERO), sent, answers)
     }
 
     #[test]
@@ -229,15 +236,27 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_the_longest_gap_of_any_client_within_the_span() {
+    fn a_silence_lasts_from_a_number_without_answer_to_the_first_answer_to_a_later_one() {
         let now = Instant::now();
         let at = |ms| now + Duration::from_millis(ms);
-        let log = tally(now, &[9, 9], vec![answer(0, 0, 1, 100), answer(0, 1, 1, 180), answer(1, 0, 1, 150)]);
-        let longest = log.longest_silence(now, at(200)).unwrap();
-        assert_eq!(
-            (longest.length, longest.client),
-            (Duration::from_millis(150), "198.18.0.2".parse().unwrap())
-        );
-        assert_eq!(log.longest_silence(at(90), at(180)).unwrap().length, Duration::from_millis(80));
+        let ms = Duration::from_millis;
+        let first = [answer(0, 0, 1, 1), answer(0, 3, 2, 305), answer(0, 4, 2, 410)];
+        let second = [answer(1, 0, 1, 7), answer(1, 1, 1, 102)];
+        let log = tally(now, &[5, 2], [first.as_slice(), &second].concat());
+        let longest = log.longest_silence(now, at(500)).unwrap();
+        assert_eq!((longest.length, longest.from), (ms(205), ms(100)));
+        assert_eq!(longest.client, IpAddr::from([198, 18, 0, 1]));
+        assert_eq!(log.silences(now, at(500), ms(200)), vec![(longest, Some(2))]);
+        // Answers that were waited for are told where nothing was lost.
+        assert_eq!(log.longest_silence(at(300), at(500)).unwrap().length, ms(10));
+        assert_eq!(log.longest_silence(now, at(50)).unwrap().length, ms(7));
+    }
+
+    #[test]
+    fn a_silence_that_nobody_ends_lasts_to_the_end() {
+        let now = Instant::now();
+        let end = now + Duration::from_millis(350);
+        let log = tally(now, &[3], vec![answer(0, 0, 1, 1)]);
+        assert_eq!(log.longest_silence(now, end).unwrap().length, Duration::from_millis(250));
     }
 }
