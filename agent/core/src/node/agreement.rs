@@ -104,7 +104,7 @@ impl Node {
                 || self.is_alive_by_our_definition(h)
                     && self.peers.get(h).is_some_and(|p| p.report.state != HostState::Joining)
         };
-        let proven = holds && self.peers.values().filter(|p| p.alive).all(heard);
+        let proven = holds && !self.doubts_anyone(now) && self.peers.values().filter(|p| p.alive).all(heard);
         (proven || self.broken(Broken::NoAgreement) || self.broken(Broken::NoAcknowledgements))
             && self.phase == Phase::Serving
             && self.partition.suffices(&self.cluster, votes)

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase};
-use crate::report::{HostState, Report};
+use crate::report::{HostState, Report, Stamp};
 use crate::time::Time;
 use crate::view::DefinitionId;
 
@@ -18,15 +18,28 @@ pub(super) struct Peer {
     pub heard: Time,
     /// The same, by the clock alone.
     pub arrived: Time,
-    /// Heard within the expiry.
+    /// Heard within the expiry, and known to have spoken then: see [`Node::is_recent`].
     pub alive: bool,
+    /// When it was first heard after a silence, if what it says may as well be the late word of a dead host.
+    pub doubted: Option<Time>,
     /// Our newest report of this life that it has answered.
     pub answered: Option<u64>,
+    /// When it began to listen, as far as we know, while it joins.
+    began: Option<Time>,
     /// It heard us, or began to listen, no earlier than this: it gives us up an expiry later at the
     /// earliest. Unknown if that may be longer ago than a lease.
     pub basis: Option<Time>,
     /// Since when its answers have come without a gap as long as a lease.
     pub constant_since: Time,
+}
+
+/// When a joining host began to listen. The report that was on its way for the shortest time tells best.
+fn began_to_listen(now: Time, report: &Report, before: Option<&Peer>) -> Option<Time> {
+    if report.state != HostState::Joining {
+        return None;
+    }
+    let began = now - Duration::from_millis(report.listening_ms);
+    Some(before.and_then(|o| o.began).map_or(began, |known| known.min(began)))
 }
 
 impl Node {
@@ -44,11 +57,11 @@ impl Node {
     /// Takes in a peer's word, if it is news.
     pub(super) fn hear(&mut self, now: Time, report: Report) {
         if report.host == self.me {
-            return self.hear_of_later_life(now, report.stamp.incarnation);
+            return self.hear_of_later_life(now, report.stamp);
         }
         let of_us = report.heard.get(&self.me).copied();
-        if let Some(stamp) = of_us.filter(|s| s.incarnation > self.stamp.incarnation) {
-            self.hear_of_later_life(now, stamp.incarnation);
+        if let Some(stamp) = of_us {
+            self.hear_of_later_life(now, stamp);
         }
         if !self.cluster.hosts.contains_key(&report.host) && report.definition == self.cluster.definition {
             return;
@@ -57,21 +70,34 @@ impl Node {
         if old.is_some_and(|p| p.report.stamp >= report.stamp) {
             return;
         }
+        let same_life = old.filter(|o| o.report.stamp.incarnation == report.stamp.incarnation);
         let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
-        let basis = match answered {
-            Some(seq) => self.lease.time_of(seq),
-            None if of_us.is_none() && report.state == HostState::Joining => {
-                Some(now - Duration::from_millis(report.listening_ms))
-            }
-            None => None,
-        };
-        let constant_since = old
-            .filter(|o| o.report.stamp.incarnation == report.stamp.incarnation && o.answered.is_some())
+        let began = began_to_listen(now, &report, same_life);
+        let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(began);
+        let constant_since = same_life
+            .filter(|o| o.answered.is_some())
             .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
             .map_or(now, |o| o.constant_since);
-        let alive = report.state != HostState::Left;
-        let peer = Peer { report, heard: now, arrived: now, alive, answered, basis, constant_since };
-        self.take_in(now, peer);
+        let speaks = report.state != HostState::Left;
+        let doubted = same_life.and_then(|o| o.doubted).filter(|&t| now.since(t) < self.expiry());
+        let recent = self.is_recent(now, &report, answered.and(basis), doubted);
+        let alive = speaks && (old.is_some_and(|o| o.alive) || recent);
+        let doubted = if speaks && !alive { doubted.or(Some(now)) } else { None };
+        let (heard, arrived) = (now, now);
+        self.take_in(
+            now,
+            Peer { report, heard, arrived, alive, doubted, answered, began, basis, constant_since },
+        );
+    }
+
+    /// Whether a report, the first one after a silence, was spoken of late. Gossip passes on the last words
+    /// of the dead, and datagrams can be late. A report is recent if it answers a recent one of ours, if its
+    /// host has just begun to listen, or if its host goes on speaking.
+    fn is_recent(&self, now: Time, report: &Report, answer: Option<Time>, doubted: Option<Time>) -> bool {
+        let just_began = Duration::from_millis(report.listening_ms) <= self.timing.heartbeat * 2;
+        answer.is_some()
+            || report.state == HostState::Joining && just_began
+            || doubted.is_some_and(|first| now.since(first) >= self.timing.heartbeat / 2)
     }
 
     fn take_in(&mut self, now: Time, peer: Peer) {
@@ -104,10 +130,11 @@ impl Node {
     }
 
     /// Our own name, from a life that we do not remember: the clock went back, or somebody else has it.
-    fn hear_of_later_life(&mut self, now: Time, heard: u64) {
-        if heard <= self.stamp.incarnation || self.phase == Phase::Left {
+    fn hear_of_later_life(&mut self, now: Time, of_us: Stamp) {
+        if of_us <= self.stamp || self.phase == Phase::Left {
             return;
         }
+        let heard = of_us.incarnation;
         self.name_conflicts += 1;
         self.note(Event::NameHeard { incarnation: heard });
         if let Phase::Leaving { .. } = self.phase {
@@ -115,6 +142,18 @@ impl Node {
         } else if self.name_conflicts <= NAME_CONFLICTS_MAX + 1 {
             self.begin(now, heard + 1);
         }
+    }
+
+    /// Forgets all about the peers but how far their words went: what they said before is no news in the
+    /// next life either.
+    pub(super) fn forget_peers(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.alive = false;
+            peer.doubted = None;
+            peer.answered = None;
+            peer.basis = None;
+        }
+        self.strangers.clear();
     }
 
     /// Time that this host slept through is not held against its peers, nor does it count as listening:
@@ -177,7 +216,9 @@ impl Node {
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
         let missing: Vec<String> = others().filter(|h| !self.is_alive(h)).cloned().collect();
         let listened = now.since(since) >= self.expiry();
-        if !listened && (!missing.is_empty() || self.partition == Partition::Majority) {
+        if self.doubts_anyone(now)
+            || !listened && (!missing.is_empty() || self.partition == Partition::Majority)
+        {
             return Some(Hold::Listening { missing });
         }
         if !missing.is_empty() && others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
@@ -223,6 +264,11 @@ impl Node {
         self.note(Event::Outvoted { hosts });
         self.begin(now, self.stamp.incarnation + 1);
         true
+    }
+
+    /// Whether somebody may be alive of whom we know nothing but a word that may be old.
+    pub(super) fn doubts_anyone(&self, now: Time) -> bool {
+        self.peers.values().any(|p| p.doubted.is_some() && now.since(p.heard) < self.expiry())
     }
 
     /// Whether a configured host has been heard within the expiry.

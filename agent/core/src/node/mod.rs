@@ -344,8 +344,7 @@ impl Node {
         self.stamp = Stamp { incarnation, seq: 0 };
         self.phase = Phase::Starting;
         self.hold = None;
-        self.peers.clear();
-        self.strangers.clear();
+        self.forget_peers();
         self.view = None;
         self.view_stale = true;
         self.agreed = false;

@@ -27,7 +27,8 @@ pub(super) struct Voice {
 
 impl Voice {
     pub(super) fn new(hosts: usize) -> Self {
-        Voice { peers: hosts.saturating_sub(1), ..Voice::default() }
+        let peers = hosts.saturating_sub(1);
+        Voice { peers, left: peers * NEWS_MAX, ..Voice::default() }
     }
 
     /// There is news for everyone.
@@ -43,7 +44,7 @@ impl Voice {
     /// It is time for a heartbeat.
     pub(super) fn beat(&mut self) {
         self.heartbeat = true;
-        self.left = self.peers.max(1) * NEWS_MAX;
+        self.left = self.peers * NEWS_MAX;
     }
 
     /// Forgets what was to be said.
