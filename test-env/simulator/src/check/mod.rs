@@ -1,0 +1,97 @@
+//! What must hold, one checker a file.
+
+mod fence;
+mod majority;
+mod owners;
+mod words;
+
+use std::fmt;
+use std::time::Duration;
+
+use onemac_core::report::Report;
+use onemac_core::view::Cluster;
+
+use crate::clock::{At, MS, nanos};
+use crate::config::{Config, DRIFT_MAX_PPM};
+use crate::network::Apart;
+use crate::world::{Host, World};
+
+pub use self::owners::Owners;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub at: At,
+    /// Which promise.
+    pub property: &'static str,
+    /// How.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {:.3} ms: {}: {}", self.at as f64 / MS as f64, self.property, self.text)
+    }
+}
+
+/// The checkers of the first phase.
+#[derive(Debug, Default)]
+pub struct Checks {
+    apart: Apart,
+    owners: Owners,
+    majority: majority::Majority,
+    found: Option<Violation>,
+}
+
+/// When two hosts are apart, see `docs/protocol.md`: a host may go on without the answers of another when it
+/// has heard nothing of it for three quarters of a lease less two heartbeats; the other takes over when it has
+/// heard nothing for an expiry. In true time, by clocks that run fast.
+pub fn apart(config: &Config) -> Apart {
+    let t = config.timing;
+    let true_time = |d: Duration| nanos(d) * 1_000_000 / (1_000_000 + DRIFT_MAX_PPM);
+    Apart { deaf: true_time((t.lease * 3 / 4).saturating_sub(t.heartbeat * 2)), mute: true_time(t.expiry()) }
+}
+
+impl Checks {
+    /// The checkers of a run. `partitions` says whether the run may cut links at all; if not, nothing is put
+    /// down to a partition.
+    pub fn new(config: &Config, partitions: bool) -> Self {
+        Checks {
+            apart: apart(config),
+            owners: Owners::new(config, partitions),
+            majority: majority::Majority::new(config),
+            found: None,
+        }
+    }
+
+    /// See [`apart`].
+    pub fn apart(&self) -> Apart {
+        self.apart
+    }
+
+    /// Looks at a world after something has happened; `moved` says whether a kernel may have changed.
+    pub fn look(&mut self, world: &World, moved: bool) -> Result<(), Violation> {
+        if let Some(found) = self.found.take() {
+            return Err(found);
+        }
+        self.owners.look(world, moved)?;
+        if moved {
+            fence::look(world)?;
+            words::look(world)?;
+            self.majority.look(world)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at what a host says, at the moment it says it.
+    pub fn published(&mut self, host: &Host, number: usize, report: &Report, now: At, cluster: &Cluster) {
+        let bad = words::published(host, number, report, now, cluster);
+        self.found = self.found.take().or(bad);
+    }
+
+    /// How many times two owners were put down to a partition.
+    pub fn partitions(&self) -> u64 {
+        self.owners.partitions
+    }
+}

@@ -1,0 +1,67 @@
+//! No flow ever has two owners: no slice is accepted by two kernels at one instant.
+//!
+//! With `partition: serve` one exception is made, and the numbers that bound it are those that
+//! docs/protocol.md argues for: two hosts may both accept while they are apart ([`super::apart`]: neither
+//! has news of the other, directly or by way of others), or until a lease after that has ended.
+
+use onemac_core::node::Partition;
+
+use super::Violation;
+use crate::clock::{At, nanos};
+use crate::config::{Config, DRIFT_MAX_PPM};
+use crate::world::{World, name};
+
+/// The checker.
+#[derive(Debug, Default)]
+pub struct Owners {
+    excuses: bool,
+    tail: At,
+    /// Two hosts were seen to accept the same at the last look, and were excused.
+    overlap: bool,
+    /// How many times that came about.
+    pub partitions: u64,
+}
+
+impl Owners {
+    /// The checker of a run that may or may not cut links.
+    pub fn new(config: &Config, partitions: bool) -> Self {
+        let t = config.timing;
+        let lease = nanos(t.lease) * (1_000_000 + DRIFT_MAX_PPM) / (1_000_000 - DRIFT_MAX_PPM);
+        Owners {
+            excuses: partitions && config.partition == Partition::Serve,
+            // The first news after a partition may get lost a few times before it is understood.
+            tail: lease + 3 * nanos(t.heartbeat),
+            overlap: false,
+            partitions: 0,
+        }
+    }
+
+    pub(super) fn look(&mut self, world: &World, moved: bool) -> Result<(), Violation> {
+        if !moved && !self.overlap {
+            return Ok(());
+        }
+        let accepts: Vec<_> = (0..world.hosts.len()).map(|h| world.accepts(h)).collect();
+        let mut overlap = false;
+        for a in 0..accepts.len() {
+            for b in a + 1..accepts.len() {
+                let both = accepts[a].and(&accepts[b]);
+                if both.is_empty() {
+                    continue;
+                }
+                overlap = true;
+                if self.excuses && world.knowledge.were_apart(a, b, world.now, self.tail) {
+                    continue;
+                }
+                let slices: Vec<u32> = both.iter().collect();
+                return Err(Violation {
+                    at: world.now,
+                    property: "never two owners",
+                    text: format!("{} and {} both accept {slices:?}", name(a), name(b)),
+                });
+            }
+        }
+        self.partitions += u64::from(overlap && !self.overlap);
+        self.overlap = overlap;
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! How reports go by way of others: every heartbeat each host swaps all it knows with three others.
+
+use std::rc::Rc;
+
+use onemac_core::node::Input;
+use onemac_core::report::{Report, Stamp};
+
+use super::{Event, Host, World, index};
+use crate::network::{Content, Datagram};
+
+/// With how many others a host gossips at a time, as chitchat does.
+const PARTNERS: usize = 3;
+
+/// How many lives of one host are passed on.
+const LIVES: usize = 3;
+
+impl Host {
+    /// Keeps a report to pass it on; says whether it is news.
+    pub(super) fn remember(&mut self, of: usize, report: &Rc<Report>) -> bool {
+        let life = report.stamp.incarnation;
+        match self.gossip.get_mut(&(of, life)) {
+            Some(known) if known.stamp >= report.stamp => return false,
+            Some(known) => *known = Rc::clone(report),
+            None => {
+                self.gossip.insert((of, life), Rc::clone(report));
+                while self.gossip.range((of, 0)..=(of, u64::MAX)).count() > LIVES {
+                    let Some((&oldest, _)) = self.gossip.range((of, 0)..).next() else { break };
+                    self.gossip.remove(&oldest);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl World {
+    /// A host's turn to gossip.
+    pub(super) fn gossip(&mut self, host: usize, agent: u64) {
+        let h = &self.hosts[host];
+        if h.agent != agent || h.node.is_none() {
+            return;
+        }
+        let paused_until = h.paused_until;
+        let next = self.now.max(paused_until) + self.config.timing.heartbeat.as_nanos() as u64;
+        self.at(next, Event::Gossip { host, agent });
+        if paused_until > self.now {
+            return;
+        }
+        let mut others: Vec<usize> = (0..self.config.hosts).filter(|&o| o != host).collect();
+        for _ in 0..PARTNERS.min(others.len()) {
+            let partner = others.swap_remove(self.dice.roll(others.len() as u64) as usize);
+            self.send_all_known(host, partner, true);
+        }
+    }
+
+    fn send_all_known(&mut self, host: usize, to: usize, ask: bool) {
+        let reports = Rc::new(self.hosts[host].gossip.values().cloned().collect());
+        let life = self.hosts[host].node.as_ref().map_or(0, |n| n.incarnation());
+        // Gossip says no more of its sender than what that published last.
+        let known = self.knowledge.of(host, life, self.hosts[host].last_said);
+        let content = Content::Gossip { reports, ask };
+        self.send(to, Datagram { from: host, content, known, for_all: true });
+    }
+
+    /// An agent reads a datagram.
+    pub(super) fn receive(&mut self, host: usize, datagram: Datagram) {
+        if self.hosts[host].node.is_none() {
+            return;
+        }
+        match datagram.content {
+            Content::Report(report) => self.hear(host, &report),
+            Content::Gossip { reports, ask } => {
+                for report in reports.iter() {
+                    let Some(of) = index(&report.host) else { continue };
+                    if self.hosts[host].remember(of, report) {
+                        self.hear(host, report);
+                    }
+                }
+                if ask {
+                    self.send_all_known(host, datagram.from, false);
+                }
+            }
+        }
+    }
+
+    /// Gives a report to the core. What the core was given already it is given again only now and then.
+    fn hear(&mut self, host: usize, report: &Rc<Report>) {
+        let Some(of) = index(&report.host) else { return };
+        let given = self.hosts[host].given.entry(of).or_insert(Stamp { incarnation: 0, seq: 0 });
+        if *given >= report.stamp && !self.dice.chance(60) {
+            return;
+        }
+        *given = report.stamp.max(*given);
+        self.tell(|| format!("  {} hears {} {:?}", super::name(host), report.host, report.stamp));
+        self.feed(host, Input::Heard(Box::new((**report).clone())));
+    }
+}

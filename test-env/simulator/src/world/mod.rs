@@ -1,0 +1,361 @@
+//! The world: hosts, links and a queue of what happens next.
+
+mod faults;
+mod gossip;
+mod host;
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+use onemac_core::node::{Action, Input, Node, Recipients};
+use onemac_core::report::Report;
+use onemac_core::view::{Cluster, DefinitionId};
+
+pub use self::host::Host;
+use crate::check::{Checks, Violation};
+use crate::clock::{At, MS};
+use crate::config::Config;
+use crate::dice::Dice;
+use crate::fault::{Life, Planned};
+use crate::kernel::Work;
+use crate::mask::Mask;
+use crate::network::{Content, Datagram, Knowledge, Network};
+
+/// How often the checkers look even if nothing happens.
+const LOOK: At = 20 * MS;
+
+/// What happens to a host, or to all.
+#[derive(Debug)]
+enum Event {
+    /// A fault of the plan, by its place.
+    Fault(usize),
+    /// Links are mended that a fault of the plan has cut.
+    Mend(usize),
+    /// An agent starts.
+    Start(usize),
+    /// An agent's timer fires.
+    Wake { host: usize, agent: u64 },
+    /// An agent goes on after a pause.
+    Resume { host: usize },
+    /// An agent's turn to gossip.
+    Gossip { host: usize, agent: u64 },
+    /// A datagram arrives.
+    Arrive { to: usize, datagram: Datagram },
+    /// A kernel has finished what is first in its queue.
+    Kernel { host: usize, turn: u64 },
+    /// The checkers look.
+    Look,
+}
+
+struct Queued {
+    at: At,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Faults that took place.
+    pub faults: u64,
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Changes that kernels made.
+    pub commits: u64,
+}
+
+/// A cluster and everything around it.
+pub struct World {
+    /// The choices of the run.
+    pub config: Config,
+    /// What every host's definition says.
+    pub cluster: Cluster,
+    /// True time.
+    pub now: At,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The links.
+    pub network: Network,
+    /// Who knows what.
+    pub knowledge: Knowledge,
+    /// What happened so far.
+    pub counts: Counts,
+    /// The story, if it is to be told.
+    pub story: Option<Vec<String>>,
+    plan: Vec<Planned>,
+    dice: Dice,
+    queue: BinaryHeap<Reverse<Queued>>,
+    number: u64,
+    checks: Checks,
+    /// Processes run late by up to so many microseconds.
+    late_us: u64,
+}
+
+/// The name of a host.
+pub fn name(host: usize) -> String {
+    format!("ns{host}")
+}
+
+/// The host of a name.
+pub fn index(name: &str) -> Option<usize> {
+    name.strip_prefix("ns")?.parse().ok()
+}
+
+impl World {
+    /// A world in which all hosts are about to start and the plan is about to happen.
+    pub fn new(config: Config, plan: &[Planned], checks: Checks) -> Self {
+        let mut dice = Dice::new(config.seed, 3);
+        let weight = |dice: &mut Dice| if dice.chance(800) { 1 } else { dice.roll(4) as u8 };
+        let mut weights: Vec<u8> = (0..config.hosts).map(|_| weight(&mut dice)).collect();
+        weights[0] = weights[0].max(1);
+        let cluster = Cluster {
+            name: "sim".into(),
+            definition: DefinitionId([7; 16]),
+            slices: config.slices,
+            hosts: weights.iter().enumerate().map(|(i, &w)| (name(i), w)).collect(),
+            services: config.services.clone(),
+        };
+        let hosts = (0..config.hosts).map(|_| Host::new(&mut dice, config.drift_ppm)).collect();
+        let late_us = dice.pick(&[500, 3_000, 3_000, 40_000]);
+        let mut world = World {
+            network: Network::new(config.hosts),
+            knowledge: Knowledge::new(config.hosts, checks.apart()),
+            config,
+            cluster,
+            now: 0,
+            hosts,
+            counts: Counts::default(),
+            story: None,
+            plan: plan.to_vec(),
+            dice,
+            queue: BinaryHeap::new(),
+            number: 0,
+            checks,
+            late_us,
+        };
+        world.arrange();
+        world
+    }
+
+    /// Puts the starts, the plan and the checkers' looks into the queue.
+    fn arrange(&mut self) {
+        let apart = match self.dice.roll(3) {
+            0 => 1,
+            1 => 100,
+            _ => self.config.timing.lease.as_millis() as u64 * 2,
+        };
+        for host in 0..self.config.hosts {
+            let at = self.dice.roll(apart) * MS;
+            self.at(at, Event::Start(host));
+        }
+        for i in 0..self.plan.len() {
+            self.at(self.plan[i].at, Event::Fault(i));
+        }
+        self.at(LOOK, Event::Look);
+    }
+
+    fn at(&mut self, at: At, event: Event) {
+        self.number += 1;
+        self.queue.push(Reverse(Queued { at, number: self.number, event }));
+    }
+
+    /// Adds a line to the story.
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>9.3} ms  {}", self.now as f64 / MS as f64, line()));
+        }
+    }
+
+    /// Lets time pass until `end` or until `done`, which is asked now and then; stops at a violation.
+    pub fn run(&mut self, end: At, mut done: impl FnMut(&World) -> bool) -> Result<bool, Violation> {
+        while self.queue.peek().is_some_and(|q| q.0.at <= end) {
+            let Some(Reverse(next)) = self.queue.pop() else { break };
+            self.now = next.at;
+            let look = matches!(next.event, Event::Look);
+            let moved = self.happen(next.event);
+            let mut checks = std::mem::take(&mut self.checks);
+            let found = checks.look(self, moved || look);
+            self.checks = checks;
+            found?;
+            if (moved || look) && done(self) {
+                return Ok(true);
+            }
+        }
+        self.now = end;
+        Ok(false)
+    }
+
+    /// Carries out one event; says whether a kernel has changed.
+    fn happen(&mut self, event: Event) -> bool {
+        match event {
+            Event::Fault(i) => self.fault(i),
+            Event::Mend(i) => self.mend(i),
+            Event::Start(host) => self.start(host, Life::Later),
+            Event::Wake { host, agent } => self.wake(host, agent),
+            Event::Resume { host } => self.resume(host),
+            Event::Gossip { host, agent } => self.gossip(host, agent),
+            Event::Arrive { to, datagram } => self.arrive(to, datagram),
+            Event::Kernel { host, turn } => return self.kernel_works(host, turn),
+            Event::Look => self.at(self.now + LOOK, Event::Look),
+        }
+        false
+    }
+
+    fn wake(&mut self, host: usize, agent: u64) {
+        let h = &mut self.hosts[host];
+        if h.agent != agent || h.node.is_none() || h.wake != Some(self.now) {
+            return;
+        }
+        h.wake = None;
+        if h.paused_until > self.now {
+            return;
+        }
+        let now = h.clock.read(self.now);
+        match h.node.as_ref().is_some_and(|n| n.next_deadline() <= now) {
+            true => self.feed(host, Input::Tick),
+            false => self.set_alarm(host),
+        }
+    }
+
+    /// Gives an agent something to think about, and carries out what it decides.
+    pub fn feed(&mut self, host: usize, input: Input) {
+        let h = &mut self.hosts[host];
+        let Some(node) = &mut h.node else { return };
+        let now = h.clock.read(self.now);
+        let life = node.incarnation();
+        node.handle(now, input);
+        if node.incarnation() != life {
+            h.given.clear();
+            self.knowledge.forgets(host);
+        }
+        if self.carry_out(host) {
+            self.feed_sent(host);
+        }
+        self.set_alarm(host);
+    }
+
+    fn feed_sent(&mut self, host: usize) {
+        let h = &mut self.hosts[host];
+        if let Some(node) = &mut h.node {
+            let at = h.clock.read(self.now);
+            h.last_sent = at;
+            node.handle(at, Input::Sent { at });
+            self.carry_out(host);
+        }
+    }
+
+    fn set_alarm(&mut self, host: usize) {
+        let late = self.dice.roll(self.late_us) * 1000;
+        let h = &mut self.hosts[host];
+        let Some(node) = &h.node else { return };
+        let due = h.clock.when(node.next_deadline()).max(self.now + 1);
+        if h.wake.is_none_or(|wake| wake > due + late && due < wake) {
+            h.wake = Some(due + late);
+            let agent = h.agent;
+            self.at(due + late, Event::Wake { host, agent });
+        }
+    }
+
+    /// Carries out what an agent wants done; says whether anything was sent.
+    fn carry_out(&mut self, host: usize) -> bool {
+        let mut sent = false;
+        while let Some(action) = self.hosts[host].node.as_mut().and_then(Node::poll_action) {
+            match action {
+                Action::Publish { report, to } => {
+                    sent |= self.config.hosts > 1;
+                    self.publish(host, Rc::new(*report), &to);
+                }
+                Action::Apply(change) => {
+                    self.tell(|| {
+                        let slices = change.claims.values().map(|c| c.iter().collect::<Vec<_>>());
+                        format!("{} asks its kernel for {:?}", name(host), slices.collect::<Vec<_>>())
+                    });
+                    self.ask_kernel(host, Work::Apply(change));
+                }
+                Action::Renew { lease_until } => self.ask_kernel(host, Work::Renew(lease_until)),
+                Action::Note(event) => self.tell(|| format!("{} {event:?}", name(host))),
+                Action::Stop => self.agent_ends(host),
+            }
+        }
+        sent
+    }
+
+    fn publish(&mut self, host: usize, report: Rc<Report>, to: &Recipients) {
+        self.checks.published(&self.hosts[host], host, &report, self.now, &self.cluster);
+        self.hosts[host].remember(host, &report);
+        self.hosts[host].last_said = self.now;
+        let known = self.knowledge.of(host, report.stamp.incarnation, self.now);
+        let only = match to {
+            Recipients::One(name) => index(name),
+            Recipients::All => None,
+        };
+        for other in (0..self.config.hosts).filter(|&o| o != host && only.is_none_or(|only| only == o)) {
+            let content = Content::Report(Rc::clone(&report));
+            let datagram = Datagram { from: host, content, known: Rc::clone(&known), for_all: false };
+            self.send(other, datagram);
+        }
+    }
+
+    /// Sends a datagram, once, twice, or into the void.
+    fn send(&mut self, to: usize, datagram: Datagram) {
+        self.counts.datagrams += 1;
+        let from = datagram.from;
+        if self.network.is_cut(from, to) || self.hosts[from].mute || self.hosts[to].mute {
+            return;
+        }
+        if self.dice.chance(self.network.doubles) {
+            // The second one may come much later, from a queue that nobody thought of.
+            let later = if self.dice.chance(200) { self.dice.roll(3000) * MS } else { 0 };
+            let at = self.now + self.network.way(&mut self.dice) + later;
+            self.at(at, Event::Arrive { to, datagram: datagram.clone() });
+        }
+        if !self.dice.chance(self.network.loss) {
+            let at = self.now + self.network.way(&mut self.dice);
+            self.at(at, Event::Arrive { to, datagram });
+        }
+    }
+
+    fn arrive(&mut self, to: usize, datagram: Datagram) {
+        self.knowledge.reached(to, &datagram, self.now);
+        if self.hosts[to].node.is_none() {
+            return;
+        }
+        if self.hosts[to].paused_until > self.now {
+            self.hosts[to].socket.push(datagram);
+        } else {
+            self.receive(to, datagram);
+        }
+    }
+
+    /// How many times two owners were put down to a partition.
+    pub fn partitions(&self) -> u64 {
+        self.checks.partitions()
+    }
+
+    /// What the kernel of a host accepts now.
+    pub fn accepts(&self, host: usize) -> Mask {
+        let h = &self.hosts[host];
+        h.kernel.accepts(h.clock.read(self.now))
+    }
+}
