@@ -10,8 +10,8 @@
 //! 4. The lease runs from a heartbeat that every peer with a voice has answered.
 //! 5. A lease that has run out is not taken up again: its host starts over as a newcomer.
 //!
-//! [`membership`] keeps the peers, [`agreement`] the view, [`handover`] moves slices, [`lease`] says how
-//! long the kernel may go on by itself, [`policy`] what a part of a cluster may do; this file holds the
+//! `membership` keeps the peers, `agreement` the view, `handover` moves slices, `lease` says how
+//! long the kernel may go on by itself, `policy` what a part of a cluster may do; this file holds the
 //! state, the doors in and out, and the phases of a life.
 
 mod agreement;
@@ -298,7 +298,7 @@ impl Node {
             Phase::Left => return self.next_heartbeat,
             Phase::Starting | Phase::Serving => None,
         };
-        let lapse = self.lease.granted.filter(|_| self.serves());
+        let lapse = self.lease.granted.filter(|&t| self.serves() && t > self.last_step);
         let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
         [phase, lapse, expiry, self.retry_at].into_iter().flatten().fold(self.next_heartbeat, Time::min)
     }
