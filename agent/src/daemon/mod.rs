@@ -4,6 +4,7 @@ mod answers;
 mod driver;
 mod incarnation;
 mod lock;
+mod priority;
 pub mod story;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
     let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
+    priority::raise();
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
