@@ -153,7 +153,14 @@ fn crash(dice: &mut Dice, config: &Config, at: At, plan: &mut Vec<Planned>) {
             _ => Life::Later,
         };
         let ms = if dice.chance(300) { dice.between(1, 100) } else { while_ms(dice, config) };
-        plan.push(Planned { at: at + ms * MS, fault: Fault::Start { host, life } });
+        let at = at + ms * MS;
+        plan.push(Planned { at, fault: Fault::Start { host, life } });
+        if dice.chance(200) {
+            // It stops in the middle of its joining.
+            let at = at + dice.roll(nanos(config.timing.expiry()));
+            let ms = dice.between(1, config.timing.lease.as_millis() as u64);
+            plan.push(Planned { at, fault: Fault::Pause { host, ms, kernel_goes_on: true } });
+        }
     }
 }
 

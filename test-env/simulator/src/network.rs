@@ -11,15 +11,24 @@ use crate::dice::Dice;
 /// later one is known, so the life comes first.
 pub type News = (u64, At);
 
+/// A report, and when it was published.
+#[derive(Debug)]
+pub struct Said {
+    /// What was said.
+    pub report: Report,
+    /// When.
+    pub at: At,
+}
+
 /// What a datagram carries.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A host's own report.
-    Report(Rc<Report>),
+    Report(Rc<Said>),
     /// All that a host has heard by way of others, and its own.
     Gossip {
         /// The reports.
-        reports: Rc<Vec<Rc<Report>>>,
+        reports: Rc<Vec<Rc<Said>>>,
         /// Whether the same is wanted back.
         ask: bool,
     },
@@ -32,10 +41,6 @@ pub struct Datagram {
     pub from: usize,
     /// What it carries.
     pub content: Content,
-    /// What the sender knew of each host when it sent this.
-    pub known: Rc<Vec<News>>,
-    /// Whether it speaks for all these hosts, or for the sender alone.
-    pub for_all: bool,
 }
 
 /// The state of all links.
@@ -126,42 +131,25 @@ impl Knowledge {
         }
     }
 
-    /// What `host` knows now, to be sent along.
-    pub fn of(&self, host: usize, life: u64, now: At) -> Rc<Vec<News>> {
-        let mut row = self.known[host * self.hosts..(host + 1) * self.hosts].to_vec();
-        row[host] = (life, now);
-        Rc::new(row)
-    }
-
-    /// A host begins another life, and knows nothing of the others' lives any more.
-    pub fn forgets(&mut self, host: usize) {
-        self.known[host * self.hosts..(host + 1) * self.hosts].iter_mut().for_each(|news| news.0 = 0);
-    }
-
     /// From when the newest news of `of` is that has reached `host`.
     pub fn known(&self, host: usize, of: usize) -> At {
         self.known[host * self.hosts + of].1
     }
 
-    /// A datagram has reached `to`.
-    pub fn reached(&mut self, to: usize, datagram: &Datagram, now: At) {
-        for of in 0..self.hosts {
-            if of == to || !(datagram.for_all || of == datagram.from) {
-                continue;
-            }
-            let news = datagram.known[of];
-            let known = self.known[to * self.hosts + of];
-            if news > known {
-                self.note(to, of, now);
-                self.known[to * self.hosts + of] = (news.0, news.1.max(known.1));
-            }
+    /// News of `of` have reached `to`.
+    pub fn reached(&mut self, to: usize, of: usize, news: News, now: At) {
+        let known = self.known[to * self.hosts + of];
+        if to != of && news > known {
+            self.note(to, of, now);
+            self.known[to * self.hosts + of] = (news.0, news.1.max(known.1));
         }
     }
 
     /// An agent has started.
     pub fn starts(&mut self, host: usize, now: At) {
         self.acts(host, true, now);
-        self.forgets(host);
+        // It knows nothing of the others' lives any more.
+        self.known[host * self.hosts..(host + 1) * self.hosts].iter_mut().for_each(|news| news.0 = 0);
         self.started[host] = now;
     }
 

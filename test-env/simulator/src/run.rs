@@ -121,14 +121,10 @@ fn wanted(world: &World) -> Vec<Mask> {
 
 /// Whether every slice is accepted by the host that the table names, and by nobody else, and all agree.
 pub fn is_whole(world: &World) -> bool {
-    let settled = |h: &Host| {
-        h.node.as_ref().is_none_or(|node| {
-            let status = node.status(h.clock.read(world.now));
-            status.state == HostState::Serving && status.agreed
-        })
-    };
+    let settled =
+        |h: &Host| h.node.as_ref().is_none_or(|node| node.state() == HostState::Serving && node.agreed());
     let owned = || wanted(world).iter().enumerate().all(|(h, wanted)| world.accepts(h) == *wanted);
-    owned() && world.hosts.iter().all(settled)
+    world.hosts.iter().all(settled) && owned()
 }
 
 fn what_is_not_whole(world: &World) -> String {

@@ -131,7 +131,7 @@ impl Node {
 
     /// Our own name, from a life that we do not remember: the clock went back, or somebody else has it.
     fn hear_of_later_life(&mut self, now: Time, of_us: Stamp) {
-        if of_us <= self.stamp || self.phase == Phase::Left {
+        if of_us <= self.stamp || self.phase == Phase::Left || self.broken(Broken::NoIncarnations) {
             return;
         }
         let heard = of_us.incarnation;

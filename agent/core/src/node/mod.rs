@@ -43,13 +43,14 @@ pub use self::mutation::Mutation;
 pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
 use self::voice::Voice;
-use crate::report::{Claims, HostState, Report, Stamp};
+use crate::report::{Claims, Report, Stamp};
 use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
 use crate::view::{Cluster, View};
 
-/// How many times a host makes way for a stranger of its own name before it stands still and says so.
-const NAME_CONFLICTS_MAX: u32 = 3;
+/// How many times a host makes way for a stranger of its own name before it stands still and says so. Whose
+/// clock went back may hear of several lives of its own, one after the other; a stranger never gives way.
+const NAME_CONFLICTS_MAX: u32 = 8;
 
 /// What happens to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -458,15 +459,6 @@ impl Node {
     /// Whether this phase may hold slices.
     fn serves(&self) -> bool {
         matches!(self.phase, Phase::Serving | Phase::Leaving { .. })
-    }
-
-    fn state(&self) -> HostState {
-        match self.phase {
-            Phase::Starting | Phase::Joining { .. } => HostState::Joining,
-            Phase::Serving => HostState::Serving,
-            Phase::Leaving { .. } => HostState::Leaving,
-            Phase::Left => HostState::Left,
-        }
     }
 
     fn note(&mut self, event: Event) {

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hold, Node};
+use super::{Hold, Node, Phase};
 use crate::ownership::Table;
-use crate::report::HostState;
+use crate::report::{Claims, HostState};
 use crate::slices::SliceSet;
 use crate::time::Time;
 use crate::view::ViewId;
@@ -94,8 +94,28 @@ impl Node {
         self.tables.present()?.get(service)
     }
 
+    /// Where this host stands.
+    pub fn state(&self) -> HostState {
+        match self.phase {
+            Phase::Starting | Phase::Joining { .. } => HostState::Joining,
+            Phase::Serving => HostState::Serving,
+            Phase::Leaving { .. } => HostState::Leaving,
+            Phase::Left => HostState::Left,
+        }
+    }
+
+    /// Whether every living host computes with the view of this one and has answered its entry into it.
+    pub fn agreed(&self) -> bool {
+        self.agreed
+    }
+
+    /// What the kernel of this host may accept. While a life starts this is not known yet.
+    pub fn own_claims(&self) -> &Claims {
+        &self.claims
+    }
+
     /// Who claims what, this host included; only hosts that may be alive.
-    pub fn claims(&self) -> BTreeMap<&str, &crate::report::Claims> {
+    pub fn claims(&self) -> BTreeMap<&str, &Claims> {
         let peers = self.peers.iter().filter(|(_, p)| p.alive);
         let mut claims: BTreeMap<&str, _> = peers.map(|(n, p)| (n.as_str(), &p.report.claims)).collect();
         claims.insert(&self.me, &self.claims);
@@ -103,7 +123,7 @@ impl Node {
     }
 
     fn host_status(&self, now: Time, name: &str, weight: u8) -> HostStatus {
-        let count = |c: &crate::report::Claims| {
+        let count = |c: &Claims| {
             let len = |s: &String| c.get(s).map_or(0, SliceSet::len);
             self.cluster.services.iter().map(|s| (s.clone(), len(s))).collect()
         };

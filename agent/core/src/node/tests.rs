@@ -12,6 +12,7 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::*;
+use crate::report::HostState;
 use crate::slices::SliceSet;
 use crate::view::DefinitionId;
 

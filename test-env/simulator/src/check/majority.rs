@@ -23,25 +23,22 @@ impl Majority {
         }
     }
 
-    pub(super) fn look(&self, world: &World) -> Result<(), Violation> {
-        if !self.asked {
+    pub(super) fn look(&self, world: &World, host: usize) -> Result<(), Violation> {
+        if !self.asked || world.accepts(host).is_empty() {
             return Ok(());
         }
         let all = world.hosts.len();
-        for host in (0..all).filter(|&h| !world.accepts(h).is_empty()) {
-            let since = world.now.saturating_sub(self.lease);
-            let fresh = |other: usize| other == host || world.knowledge.known(host, other) >= since;
-            let count = (0..all).filter(|&h| fresh(h)).count();
-            // Host 0 is the first by name, for there are at most ten.
-            if count * 2 > all || count * 2 == all && fresh(0) {
-                continue;
-            }
-            return Err(Violation {
-                at: world.now,
-                property: "a minority holds nothing",
-                text: format!("{} accepts, with news of {count} of {all} hosts", name(host)),
-            });
+        let since = world.now.saturating_sub(self.lease);
+        let fresh = |other: usize| other == host || world.knowledge.known(host, other) >= since;
+        let count = (0..all).filter(|&h| fresh(h)).count();
+        // Host 0 is the first by name, for there are at most ten.
+        if count * 2 > all || count * 2 == all && fresh(0) {
+            return Ok(());
         }
-        Ok(())
+        Err(Violation {
+            at: world.now,
+            property: "a minority holds nothing",
+            text: format!("{} accepts, with news of {count} of {all} hosts", name(host)),
+        })
     }
 }

@@ -35,6 +35,17 @@ impl fmt::Display for Violation {
     }
 }
 
+/// What the checkers have to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Nothing that they did not see before.
+    Nothing,
+    /// The kernel of this host has changed.
+    Kernel(usize),
+    /// Time has passed.
+    Time,
+}
+
 /// The checkers of the first phase.
 #[derive(Debug, Default)]
 pub struct Checks {
@@ -70,16 +81,21 @@ impl Checks {
         self.apart
     }
 
-    /// Looks at a world after something has happened; `moved` says whether a kernel may have changed.
-    pub fn look(&mut self, world: &World, moved: bool) -> Result<(), Violation> {
+    /// Looks at a world after something has happened.
+    pub fn look(&mut self, world: &World, moved: Moved) -> Result<(), Violation> {
         if let Some(found) = self.found.take() {
             return Err(found);
         }
         self.owners.look(world, moved)?;
-        if moved {
-            fence::look(world)?;
-            words::look(world)?;
-            self.majority.look(world)?;
+        let hosts = match moved {
+            Moved::Nothing => return Ok(()),
+            Moved::Kernel(host) => host..host + 1,
+            Moved::Time => 0..world.hosts.len(),
+        };
+        for host in hosts {
+            fence::look(world, host)?;
+            words::look(world, host)?;
+            self.majority.look(world, host)?;
         }
         Ok(())
     }

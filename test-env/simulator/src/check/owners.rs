@@ -6,9 +6,10 @@
 
 use onemac_core::node::Partition;
 
-use super::Violation;
+use super::{Moved, Violation};
 use crate::clock::{At, nanos};
 use crate::config::{Config, DRIFT_MAX_PPM};
+use crate::mask::Mask;
 use crate::world::{World, name};
 
 /// The checker.
@@ -36,14 +37,19 @@ impl Owners {
         }
     }
 
-    pub(super) fn look(&mut self, world: &World, moved: bool) -> Result<(), Violation> {
-        if !moved && !self.overlap {
-            return Ok(());
-        }
-        let accepts: Vec<_> = (0..world.hosts.len()).map(|h| world.accepts(h)).collect();
+    pub(super) fn look(&mut self, world: &World, moved: Moved) -> Result<(), Violation> {
+        let all = world.hosts.len();
+        // An overlap can only begin where a kernel changes; but an excuse can end at any time.
+        let first = match moved {
+            _ if self.overlap => 0..all,
+            Moved::Kernel(host) => host..host + 1,
+            Moved::Time => 0..all,
+            Moved::Nothing => return Ok(()),
+        };
+        let accepts: Vec<Mask> = (0..all).map(|h| world.accepts(h)).collect();
         let mut overlap = false;
-        for a in 0..accepts.len() {
-            for b in a + 1..accepts.len() {
+        for a in first.filter(|&a| !accepts[a].is_empty()) {
+            for b in (0..all).filter(|&b| b != a) {
                 let both = accepts[a].and(&accepts[b]);
                 if both.is_empty() {
                     continue;
@@ -56,7 +62,7 @@ impl Owners {
                 return Err(Violation {
                     at: world.now,
                     property: "never two owners",
-                    text: format!("{} and {} both accept {slices:?}", name(a), name(b)),
+                    text: format!("{} and {} both accept {slices:?}", name(a.min(b)), name(a.max(b))),
                 });
             }
         }

@@ -9,22 +9,19 @@ use crate::mask::Mask;
 use crate::world::{Host, World, name};
 
 /// What the agent believes covers what its kernel accepts, once it knows its kernel at all.
-pub(super) fn look(world: &World) -> Result<(), Violation> {
-    for (i, host) in world.hosts.iter().enumerate() {
-        let Some(node) = host.node.as_ref().filter(|_| host.emptied) else { continue };
-        let accepts = world.accepts(i);
-        if accepts.is_empty() {
-            continue;
-        }
-        let claims = node.claims().get(name(i).as_str()).map_or_else(Mask::default, |claims| {
-            Mask::of(claims, &world.config.services, world.config.slices)
-        });
-        let unknown = accepts.minus(&claims);
-        if !unknown.is_empty() {
-            return Err(violation(world.now, i, "accepts, unknown to its agent,", &unknown));
-        }
+pub(super) fn look(world: &World, i: usize) -> Result<(), Violation> {
+    let host = &world.hosts[i];
+    let Some(node) = host.node.as_ref().filter(|_| host.emptied) else { return Ok(()) };
+    let accepts = world.accepts(i);
+    if accepts.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let claims = Mask::of(node.own_claims(), &world.config.services, world.config.slices);
+    let unknown = accepts.minus(&claims);
+    match unknown.is_empty() {
+        true => Ok(()),
+        false => Err(violation(world.now, i, "accepts, unknown to its agent,", &unknown)),
+    }
 }
 
 /// So does what it says, at the moment it says it; and a host that has left accepts nothing.

@@ -6,7 +6,7 @@ use onemac_core::node::Input;
 use onemac_core::report::{Report, Stamp};
 
 use super::{Event, Host, World, index};
-use crate::network::{Content, Datagram};
+use crate::network::{Content, Datagram, Said};
 
 /// With how many others a host gossips at a time, as chitchat does.
 const PARTNERS: usize = 3;
@@ -16,13 +16,14 @@ const LIVES: usize = 3;
 
 impl Host {
     /// Keeps a report to pass it on; says whether it is news.
-    pub(super) fn remember(&mut self, of: usize, report: &Rc<Report>) -> bool {
-        let life = report.stamp.incarnation;
+    pub(super) fn remember(&mut self, of: usize, said: &Rc<Said>) -> bool {
+        let stamp = said.report.stamp;
+        let life = stamp.incarnation;
         match self.gossip.get_mut(&(of, life)) {
-            Some(known) if known.stamp >= report.stamp => return false,
-            Some(known) => *known = Rc::clone(report),
+            Some(known) if known.report.stamp >= stamp => return false,
+            Some(known) => *known = Rc::clone(said),
             None => {
-                self.gossip.insert((of, life), Rc::clone(report));
+                self.gossip.insert((of, life), Rc::clone(said));
                 while self.gossip.range((of, 0)..=(of, u64::MAX)).count() > LIVES {
                     let Some((&oldest, _)) = self.gossip.range((of, 0)..).next() else { break };
                     self.gossip.remove(&oldest);
@@ -55,11 +56,7 @@ impl World {
 
     fn send_all_known(&mut self, host: usize, to: usize, ask: bool) {
         let reports = Rc::new(self.hosts[host].gossip.values().cloned().collect());
-        let life = self.hosts[host].node.as_ref().map_or(0, |n| n.incarnation());
-        // Gossip says no more of its sender than what that published last.
-        let known = self.knowledge.of(host, life, self.hosts[host].last_said);
-        let content = Content::Gossip { reports, ask };
-        self.send(to, Datagram { from: host, content, known, for_all: true });
+        self.send(to, Datagram { from: host, content: Content::Gossip { reports, ask } });
     }
 
     /// An agent reads a datagram.
@@ -68,12 +65,12 @@ impl World {
             return;
         }
         match datagram.content {
-            Content::Report(report) => self.hear(host, &report),
+            Content::Report(said) => self.hear(host, &said.report),
             Content::Gossip { reports, ask } => {
-                for report in reports.iter() {
-                    let Some(of) = index(&report.host) else { continue };
-                    if self.hosts[host].remember(of, report) {
-                        self.hear(host, report);
+                for said in reports.iter() {
+                    let Some(of) = index(&said.report.host) else { continue };
+                    if self.hosts[host].remember(of, said) {
+                        self.hear(host, &said.report);
                     }
                 }
                 if ask {
@@ -84,7 +81,7 @@ impl World {
     }
 
     /// Gives a report to the core. What the core was given already it is given again only now and then.
-    fn hear(&mut self, host: usize, report: &Rc<Report>) {
+    fn hear(&mut self, host: usize, report: &Report) {
         let Some(of) = index(&report.host) else { return };
         let given = self.hosts[host].given.entry(of).or_insert(Stamp { incarnation: 0, seq: 0 });
         if *given >= report.stamp && !self.dice.chance(60) {
@@ -92,6 +89,6 @@ impl World {
         }
         *given = report.stamp.max(*given);
         self.tell(|| format!("  {} hears {} {:?}", super::name(host), report.host, report.stamp));
-        self.feed(host, Input::Heard(Box::new((**report).clone())));
+        self.feed(host, Input::Heard(Box::new(report.clone())));
     }
 }

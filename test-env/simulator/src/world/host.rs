@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use onemac_core::node::{Input, Node};
-use onemac_core::report::{HostState, Report, Stamp};
+use onemac_core::report::{HostState, Stamp};
 use onemac_core::time::Time;
 
 use super::{Event, World, name};
+use crate::check::Moved;
 use crate::clock::{At, Clock, MS};
 use crate::dice::Dice;
 use crate::fault::Life;
 use crate::kernel::{Kernel, Work};
 use crate::mask::Mask;
-use crate::network::Datagram;
+use crate::network::{Datagram, Said};
 
 /// A host. What belongs to the agent is lost when it dies.
 pub struct Host {
@@ -31,8 +32,6 @@ pub struct Host {
     pub paused_until: At,
     /// When the agent last sent a heartbeat, on the host's clock.
     pub last_sent: Time,
-    /// When it last said anything.
-    pub last_said: At,
     /// No datagram gets in or out.
     pub mute: bool,
     /// The service device has no carrier.
@@ -47,7 +46,7 @@ pub struct Host {
     pub(super) kernel_goes_on: bool,
     pub(super) kernel_turn: u64,
     /// What came by way of others, the newest report of each life.
-    pub(super) gossip: BTreeMap<(usize, u64), Rc<Report>>,
+    pub(super) gossip: BTreeMap<(usize, u64), Rc<Said>>,
     /// The newest report that the core was given of each host.
     pub(super) given: BTreeMap<usize, Stamp>,
     pub(super) greatest_incarnation: u64,
@@ -65,7 +64,6 @@ impl Host {
             emptied: false,
             paused_until: 0,
             last_sent: Time(0),
-            last_said: 0,
             mute: false,
             unplugged: false,
             other_definition: false,
@@ -82,8 +80,7 @@ impl Host {
 
     /// Whether the agent is handing over.
     pub fn is_leaving(&self) -> bool {
-        let state = |n: &Node| n.status(Time(0)).state;
-        self.node.as_ref().is_some_and(|n| state(n) == HostState::Leaving)
+        self.node.as_ref().is_some_and(|n| n.state() == HostState::Leaving)
     }
 
     /// Whether an agent runs and is not stopped.
@@ -182,19 +179,19 @@ impl World {
         self.at(at, Event::Kernel { host, turn });
     }
 
-    /// The kernel does what is first in its queue; says whether it changed.
-    pub(super) fn kernel_works(&mut self, host: usize, turn: u64) -> bool {
+    /// The kernel does what is first in its queue.
+    pub(super) fn kernel_works(&mut self, host: usize, turn: u64) -> Moved {
         let h = &mut self.hosts[host];
         if h.kernel_turn != turn || h.kernel.queue.is_empty() {
-            return false;
+            return Moved::Nothing;
         }
         if h.kernel.stuck_until > self.now || (h.paused_until > self.now && !h.kernel_goes_on) {
             let until = h.kernel.stuck_until.max(h.paused_until);
             let takes = self.dice.between(200, 3000) * 1000;
             self.at(until + takes, Event::Kernel { host, turn });
-            return false;
+            return Moved::Nothing;
         }
-        let Some((agent, work)) = h.kernel.queue.pop_front() else { return false };
+        let Some((agent, work)) = h.kernel.queue.pop_front() else { return Moved::Nothing };
         if !h.kernel.queue.is_empty() {
             self.next_work(host);
         }
@@ -218,7 +215,7 @@ impl World {
                 }
             }
         }
-        true
+        Moved::Kernel(host)
     }
 
     fn kernel_answers(&mut self, host: usize, change: u64, ok: bool) {

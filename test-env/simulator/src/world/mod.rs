@@ -13,14 +13,14 @@ use onemac_core::report::Report;
 use onemac_core::view::{Cluster, DefinitionId};
 
 pub use self::host::Host;
-use crate::check::{Checks, Violation};
+use crate::check::{Checks, Moved, Violation};
 use crate::clock::{At, MS};
 use crate::config::Config;
 use crate::dice::Dice;
 use crate::fault::{Life, Planned};
 use crate::kernel::Work;
 use crate::mask::Mask;
-use crate::network::{Content, Datagram, Knowledge, Network};
+use crate::network::{Content, Datagram, Knowledge, Network, Said};
 
 /// How often the checkers look even if nothing happens.
 const LOOK: At = 20 * MS;
@@ -192,13 +192,12 @@ impl World {
         while self.queue.peek().is_some_and(|q| q.0.at <= end) {
             let Some(Reverse(next)) = self.queue.pop() else { break };
             self.now = next.at;
-            let look = matches!(next.event, Event::Look);
             let moved = self.happen(next.event);
             let mut checks = std::mem::take(&mut self.checks);
-            let found = checks.look(self, moved || look);
+            let found = checks.look(self, moved);
             self.checks = checks;
             found?;
-            if (moved || look) && done(self) {
+            if moved != Moved::Nothing && done(self) {
                 return Ok(true);
             }
         }
@@ -206,8 +205,8 @@ impl World {
         Ok(false)
     }
 
-    /// Carries out one event; says whether a kernel has changed.
-    fn happen(&mut self, event: Event) -> bool {
+    /// Carries out one event.
+    fn happen(&mut self, event: Event) -> Moved {
         match event {
             Event::Fault(i) => self.fault(i),
             Event::Mend(i) => self.mend(i),
@@ -217,9 +216,12 @@ impl World {
             Event::Gossip { host, agent } => self.gossip(host, agent),
             Event::Arrive { to, datagram } => self.arrive(to, datagram),
             Event::Kernel { host, turn } => return self.kernel_works(host, turn),
-            Event::Look => self.at(self.now + LOOK, Event::Look),
+            Event::Look => {
+                self.at(self.now + LOOK, Event::Look);
+                return Moved::Time;
+            }
         }
-        false
+        Moved::Nothing
     }
 
     fn wake(&mut self, host: usize, agent: u64) {
@@ -243,12 +245,7 @@ impl World {
         let h = &mut self.hosts[host];
         let Some(node) = &mut h.node else { return };
         let now = h.clock.read(self.now);
-        let life = node.incarnation();
         node.handle(now, input);
-        if node.incarnation() != life {
-            h.given.clear();
-            self.knowledge.forgets(host);
-        }
         if self.carry_out(host) {
             self.feed_sent(host);
         }
@@ -284,7 +281,7 @@ impl World {
             match action {
                 Action::Publish { report, to } => {
                     sent |= self.config.hosts > 1;
-                    self.publish(host, Rc::new(*report), &to);
+                    self.publish(host, *report, &to);
                 }
                 Action::Apply(change) => {
                     self.tell(|| {
@@ -301,19 +298,16 @@ impl World {
         sent
     }
 
-    fn publish(&mut self, host: usize, report: Rc<Report>, to: &Recipients) {
+    fn publish(&mut self, host: usize, report: Report, to: &Recipients) {
         self.checks.published(&self.hosts[host], host, &report, self.now, &self.cluster);
-        self.hosts[host].remember(host, &report);
-        self.hosts[host].last_said = self.now;
-        let known = self.knowledge.of(host, report.stamp.incarnation, self.now);
+        let said = Rc::new(Said { report, at: self.now });
+        self.hosts[host].remember(host, &said);
         let only = match to {
             Recipients::One(name) => index(name),
             Recipients::All => None,
         };
         for other in (0..self.config.hosts).filter(|&o| o != host && only.is_none_or(|only| only == o)) {
-            let content = Content::Report(Rc::clone(&report));
-            let datagram = Datagram { from: host, content, known: Rc::clone(&known), for_all: false };
-            self.send(other, datagram);
+            self.send(other, Datagram { from: host, content: Content::Report(Rc::clone(&said)) });
         }
     }
 
@@ -337,7 +331,17 @@ impl World {
     }
 
     fn arrive(&mut self, to: usize, datagram: Datagram) {
-        self.knowledge.reached(to, &datagram, self.now);
+        let learns = |knowledge: &mut Knowledge, said: &Said, now| {
+            if let Some(of) = index(&said.report.host) {
+                knowledge.reached(to, of, (said.report.stamp.incarnation, said.at), now);
+            }
+        };
+        match &datagram.content {
+            Content::Report(said) => learns(&mut self.knowledge, said, self.now),
+            Content::Gossip { reports, .. } => {
+                reports.iter().for_each(|said| learns(&mut self.knowledge, said, self.now));
+            }
+        }
         if self.hosts[to].node.is_none() {
             return;
         }

@@ -1,0 +1,98 @@
+//! Stories that dice tell too rarely.
+
+use std::time::Duration;
+
+use onemac_core::node::{Mutation, Partition};
+use onemac_core::time::Timing;
+use onemac_sim::check::Checks;
+use onemac_sim::clock::MS;
+use onemac_sim::config::Config;
+use onemac_sim::fault::{Fault, Life, Planned};
+use onemac_sim::run::{is_whole, run};
+use onemac_sim::world::World;
+
+fn config(hosts: usize, partition: Partition) -> Config {
+    Config {
+        seed: 1,
+        hosts,
+        slices: 16,
+        services: vec!["default".into()],
+        timing: Timing { heartbeat: Duration::from_millis(100), lease: Duration::from_millis(800) },
+        partition,
+        drift_ppm: 0,
+        relays: false,
+        trouble_ms: 8000,
+        mutation: None,
+    }
+}
+
+fn at(ms: u64, fault: Fault) -> Planned {
+    Planned { at: ms * MS, fault }
+}
+
+fn cut(from: &[usize], to: &[usize], ms: u64) -> Fault {
+    let bits = |hosts: &[usize]| hosts.iter().map(|h| 1 << h).sum();
+    Fault::Cut { from: bits(from), to: bits(to), ms }
+}
+
+/// A newcomer that slept while the only other host spoke: its timer fires before it reads its socket.
+#[test]
+fn a_newcomer_that_slept_has_not_listened() {
+    let plan = [
+        at(100, Fault::Kill { host: 0 }),
+        at(5000, Fault::Start { host: 0, life: Life::Later }),
+        at(4990, cut(&[1], &[0], 150)),
+        at(5105, Fault::Pause { host: 0, ms: 780, kernel_goes_on: true }),
+    ];
+    let broken = |rule: Option<Mutation>| {
+        let seeds = (0..40).map(|seed| Config { seed, mutation: rule, ..config(2, Partition::Serve) });
+        seeds.filter_map(|config| run(&config, &plan, false).violation).collect::<Vec<_>>()
+    };
+    assert_eq!(broken(None), []);
+    assert!(broken(Some(Mutation::SleepListens)).iter().any(|v| v.property == "never two owners"));
+}
+
+/// Five hosts, ns0 and ns4 cut from the rest: ns3 loses them half a second later than ns1 and ns2 do, and ns2
+/// finds them again after it has agreed to go on without them, while ns1 still counts on that.
+#[test]
+fn an_answer_counts_for_a_majority_only_when_nobody_can_rely_on_an_older_one() {
+    let mut plan = Vec::new();
+    for (one, other) in [(&[0, 4][..], &[1][..]), (&[1], &[0, 4])] {
+        plan.push(at(4000, cut(one, other, 3000)));
+    }
+    for (one, other) in [(&[0, 4][..], &[2][..]), (&[2], &[0, 4])] {
+        plan.push(at(4000, cut(one, other, 1030)));
+    }
+    for (one, other) in [(&[0, 4][..], &[3][..]), (&[3], &[0, 4])] {
+        plan.push(at(4500, cut(one, other, 3000)));
+    }
+    plan.push(at(5020, cut(&[2], &[1, 3], 1000)));
+    let outcome = |rule: Option<Mutation>| {
+        run(&Config { mutation: rule, ..config(5, Partition::Majority) }, &plan, false).violation
+    };
+    assert_eq!(outcome(None), None);
+    assert_eq!(outcome(Some(Mutation::NoProbation)).map(|v| v.property), Some("never two owners"));
+}
+
+/// The same faults, both policies: two owners are seen where each side serves, and never with a majority.
+#[test]
+fn a_total_partition_has_an_owner_on_either_side_or_only_on_the_larger_one() {
+    let plan = [at(4000, cut(&[0], &[1, 2], 3000)), at(4000, cut(&[1, 2], &[0], 3000))];
+    let serve = run(&config(3, Partition::Serve), &plan, false);
+    assert_eq!((serve.violation, serve.partitions), (None, 1));
+    let majority = run(&config(3, Partition::Majority), &plan, false);
+    assert_eq!((majority.violation, majority.partitions), (None, 0));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_hundred_and_fifty_six_hosts_agree_within_three_seconds_of_a_death() {
+    let config = Config { hosts: 256, slices: 256, ..config(256, Partition::Serve) };
+    let mut world = World::new(config.clone(), &[], Checks::new(&config, false));
+    assert_eq!(world.run(6000 * MS, is_whole), Ok(true), "the cluster never came to be");
+    let died = world.now;
+    world.kill(100);
+    assert!(!is_whole(&world));
+    assert_eq!(world.run(died + 3000 * MS, is_whole), Ok(true), "no agreement in time");
+    println!("agreed {} ms after the death", (world.now - died) / MS);
+}
