@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod holding;
 pub mod jhash;
 pub mod node;
 pub mod ownership;

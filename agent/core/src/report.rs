@@ -3,7 +3,7 @@
 //! View and claims travel together, so that nobody sees the new view beside the old claims. A report is
 //! self-contained: the newest one replaces all earlier ones, and losing any of them costs only time.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub enum HostState {
     Joining,
     /// Takes its share.
     Serving,
+    /// Stays, but its operator has taken all services from it: it keeps the connections that it has.
+    Draining,
     /// Hands its share over and goes.
     Leaving,
     /// Gone in order: claims nothing and never will in this life.
@@ -56,15 +58,59 @@ pub struct Report {
     pub listening_ms: u64,
     /// The view that it computes with; none before its first.
     pub view: Option<ViewId>,
+    /// The services that its operator has taken from it.
+    pub drained: BTreeSet<String>,
+    /// The definition that it is ready to change to, once all are.
+    pub staged: Option<DefinitionId>,
     /// What its kernel may accept.
     pub claims: Claims,
+    /// What its kernel may send on to others, by the host that gets it.
+    pub relayed: BTreeMap<String, Claims>,
+    /// What its kernel certainly accepts if it is sent on to it, and does not accept otherwise.
+    pub ready: Claims,
+    /// Slices that it does not accept, but of which connections may live there.
+    pub moving: Claims,
+    /// How many connections of those slices it has found, and the age of the oldest in seconds.
+    pub left: Left,
     /// The newest report that it has heard of each host: proof of what it knew when it said this.
     pub heard: BTreeMap<String, Stamp>,
 }
 
 impl Report {
-    /// Whether any slice is claimed.
-    pub fn claims_nothing(&self) -> bool {
-        self.claims.values().all(SliceSet::is_empty)
+    /// A report that says nothing but who speaks and where it stands.
+    pub fn plain(host: String, stamp: Stamp, definition: DefinitionId, state: HostState) -> Self {
+        Report {
+            host,
+            stamp,
+            definition,
+            state,
+            weight: 1,
+            listening_ms: 0,
+            view: None,
+            drained: BTreeSet::new(),
+            staged: None,
+            claims: Claims::new(),
+            relayed: BTreeMap::new(),
+            ready: Claims::new(),
+            moving: Claims::new(),
+            left: Left::default(),
+            heard: BTreeMap::new(),
+        }
+    }
+}
+
+/// Connections of slices that have moved on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// How many.
+    pub connections: u32,
+    /// The age of the oldest in seconds; 0 if it is not known.
+    pub oldest_s: u32,
+}
+
+impl HostState {
+    /// Whether the host takes part: it takes what the view gives it.
+    pub fn serves(self) -> bool {
+        matches!(self, HostState::Serving | HostState::Draining)
     }
 }

@@ -1,6 +1,6 @@
 //! The view: the hosts that one host holds alive, with all that ownership depends on, and its name.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use core::fmt;
 
@@ -45,7 +45,7 @@ impl fmt::Debug for ViewId {
 }
 
 /// A host of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Which life of the host this is.
     pub incarnation: u64,
@@ -53,6 +53,8 @@ pub struct Member {
     pub weight: u8,
     /// Whether it takes slices: false while it leaves.
     pub eligible: bool,
+    /// The services of which it takes none all the same.
+    pub drained: BTreeSet<String>,
 }
 
 /// The hosts that one host computes with. Equal views have equal names and equal ownership everywhere.
@@ -68,13 +70,17 @@ impl View {
     /// The view of `members` in `cluster`.
     pub fn new(cluster: &Cluster, members: BTreeMap<String, Member>) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"onemac/view/1");
+        hasher.update(b"onemac/view/2");
         hasher.update(&cluster.definition.0);
         for (name, member) in &members {
             hasher.update(&[name.len() as u8]);
             hasher.update(name.as_bytes());
             hasher.update(&member.incarnation.to_le_bytes());
-            hasher.update(&[member.weight, u8::from(member.eligible)]);
+            hasher.update(&[member.weight, u8::from(member.eligible), member.drained.len() as u8]);
+            for service in &member.drained {
+                hasher.update(&[service.len() as u8]);
+                hasher.update(service.as_bytes());
+            }
         }
         let mut id = [0; 16];
         id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -83,18 +89,17 @@ impl View {
 
     /// The ownership table of every service in this view.
     pub fn tables(&self, cluster: &Cluster) -> BTreeMap<String, Table> {
-        let mut hosts: BTreeMap<String, Candidate> = cluster
-            .hosts
-            .iter()
-            .map(|(name, &weight)| (name.clone(), Candidate { weight, eligible: false }))
-            .collect();
+        cluster.services.iter().map(|s| (s.clone(), self.table(cluster, s))).collect()
+    }
+
+    fn table(&self, cluster: &Cluster, service: &str) -> Table {
+        let configured =
+            cluster.hosts.iter().map(|(name, &weight)| (name.clone(), Candidate { weight, eligible: false }));
+        let mut hosts: BTreeMap<String, Candidate> = configured.collect();
         for (name, member) in &self.members {
-            hosts.insert(name.clone(), Candidate { weight: member.weight, eligible: member.eligible });
+            let eligible = member.eligible && !member.drained.contains(service);
+            hosts.insert(name.clone(), Candidate { weight: member.weight, eligible });
         }
-        cluster
-            .services
-            .iter()
-            .map(|s| (s.clone(), ownership::table(&cluster.name, s, &hosts, cluster.slices)))
-            .collect()
+        ownership::table(&cluster.name, service, &hosts, cluster.slices)
     }
 }

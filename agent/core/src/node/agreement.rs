@@ -1,6 +1,6 @@
 //! The view, and who computes with it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -21,10 +21,16 @@ pub(super) struct Tables {
     kept: Vec<(Shares, BTreeMap<String, Table>)>,
 }
 
-/// All that ownership depends on: weight and eligibility by host.
-type Shares = BTreeMap<String, (u8, bool)>;
+/// All that ownership depends on: weight, eligibility and what is drained by host.
+type Shares = BTreeMap<String, (u8, bool, BTreeSet<String>)>;
 
 impl Tables {
+    /// Another definition: nothing that was computed holds any more.
+    pub(super) fn forget(&mut self) {
+        self.of = None;
+        self.kept.clear();
+    }
+
     pub(super) fn present(&self) -> Option<&BTreeMap<String, Table>> {
         self.kept.first().map(|(_, tables)| tables)
     }
@@ -39,13 +45,15 @@ impl Node {
         }
         self.view_stale = false;
         let eligible = self.phase == Phase::Serving;
-        let me = Member { incarnation: self.stamp.incarnation, weight: self.weight, eligible };
+        let drained = self.drained.clone();
+        let me = Member { incarnation: self.stamp.incarnation, weight: self.weight, eligible, drained };
         let mut members = BTreeMap::from([(self.me.clone(), me)]);
         for (name, peer) in self.peers.iter().filter(|(_, p)| p.alive) {
             let r = &peer.report;
             if r.definition == self.cluster.definition {
-                let eligible = r.state == HostState::Serving;
-                let member = Member { incarnation: r.stamp.incarnation, weight: r.weight, eligible };
+                let eligible = r.state.serves();
+                let drained = r.drained.clone();
+                let member = Member { incarnation: r.stamp.incarnation, weight: r.weight, eligible, drained };
                 members.insert(name.clone(), member);
             }
         }
@@ -66,8 +74,10 @@ impl Node {
     pub(super) fn settle_tables(&mut self) {
         let Some(view) = self.view.as_ref().filter(|v| self.tables.of != Some(v.id)) else { return };
         self.tables.of = Some(view.id);
-        let mut shares: Shares = self.cluster.hosts.iter().map(|(h, &w)| (h.clone(), (w, false))).collect();
-        shares.extend(view.members.iter().map(|(h, m)| (h.clone(), (m.weight, m.eligible))));
+        let configured = self.cluster.hosts.iter().map(|(h, &w)| (h.clone(), (w, false, BTreeSet::new())));
+        let mut shares: Shares = configured.collect();
+        let present = view.members.iter();
+        shares.extend(present.map(|(h, m)| (h.clone(), (m.weight, m.eligible, m.drained.clone()))));
         match self.tables.kept.iter().position(|(of, _)| *of == shares) {
             Some(i) => self.tables.kept[..=i].rotate_right(1),
             None => {

@@ -75,6 +75,22 @@ pub enum Event {
         /// The life that was heard.
         incarnation: u64,
     },
+    /// The agent was started anew, and goes on with the life of the last one.
+    GoesOn {
+        /// Its number.
+        incarnation: u64,
+    },
+    /// The operator has changed what this host takes.
+    Ordered {
+        /// Its weight from now on.
+        weight: u8,
+        /// The services that are taken from it.
+        drained: Vec<String>,
+    },
+    /// All hosts have the new definition; it is in force.
+    DefinitionChanged,
+    /// A host that was leaving stays.
+    Stays,
     /// The hand-over begins.
     Leaving,
     /// The host has gone in order.

@@ -1,10 +1,16 @@
 //! How slices move: released first, acquired only by agreement, the kernel before the word.
+//!
+//! A planned move goes by way of a relay, so that no packet meets two closed doors: see [`crate::holding`].
+//! Where the new owner does not get ready in time, or the old one is gone, the move is a plain release and
+//! a plain acquisition, and what arrives between the two is lost.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use core::time::Duration;
 
 use super::{Action, Broken, Change, Event, Node, Phase};
-use crate::report::Claims;
+use crate::holding::{self, Holding, Holdings};
+use crate::report::{Claims, Report};
 use crate::slices::SliceSet;
 use crate::time::Time;
 
@@ -12,9 +18,21 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Pending {
     id: u64,
-    target: Claims,
+    target: Holdings,
     acquired: u32,
     released: u32,
+}
+
+/// What the living peers say of one service.
+#[derive(Default)]
+struct Others {
+    claims: SliceSet,
+    /// What they relay to somebody else than us: as good as that host's claims.
+    relayed_elsewhere: SliceSet,
+    /// What they relay to us.
+    relayed_to_us: SliceSet,
+    /// Slices of which connections may live there.
+    moving: SliceSet,
 }
 
 impl Node {
@@ -31,11 +49,13 @@ impl Node {
             self.retry_at = Some(now + self.timing.heartbeat);
             return;
         }
-        self.claims = done.target;
+        self.held = done.target;
+        self.ready = holding::pick(&self.held, |h| h.incoming.clone());
+        self.connections.settled(now, &self.held);
         if self.phase == Phase::Starting {
             self.phase = Phase::Joining { since: now };
-        } else {
-            let owned = self.claims.values().map(SliceSet::len).sum();
+        } else if done.acquired + done.released > 0 {
+            let owned = self.held.values().map(|h| h.accepted.len()).sum();
             self.note(Event::SlicesMoved { acquired: done.acquired, released: done.released, owned });
         }
         self.voice.tell_all();
@@ -46,9 +66,14 @@ impl Node {
         if self.retry_at.is_some_and(|t| now >= t) {
             self.retry_at = None;
             if self.phase == Phase::Starting {
-                self.apply(Claims::new());
+                self.apply(self.only_connections());
             }
         }
+    }
+
+    /// For how long a slice stays with its old owner while the new one gets ready to take it.
+    fn patience(&self) -> Duration {
+        self.timing.lease / 2
     }
 
     /// Releases and acquires what the view, the agreement and the others' claims allow.
@@ -60,9 +85,15 @@ impl Node {
             self.moves_stale = true;
             if let Some(view) = self.view.as_ref().filter(|_| agreed) {
                 let view = view.id;
+                self.patient_until = Some(now + self.patience());
                 self.note(Event::Agreed { view });
             }
         }
+        if self.patient_until.is_some_and(|t| now >= t) {
+            self.patient_until = None;
+            self.moves_stale = true;
+        }
+        self.moves_stale |= self.connections.forget(now);
         if self.serves() && (agreed || beat) {
             self.settle_tables();
         }
@@ -72,26 +103,74 @@ impl Node {
         let may_acquire = agreed && self.may_acquire(now);
         self.moves_stale = agreed && !may_acquire;
         let services = self.cluster.services.iter();
-        let target: Claims = services.map(|s| (s.clone(), self.target(s, may_acquire))).collect();
-        if self.refused || target.iter().any(|(service, wanted)| *wanted != self.claimed(service)) {
+        let target: Holdings = services.map(|s| (s.clone(), self.target(s, may_acquire))).collect();
+        if self.refused || target != self.held {
             self.apply(target);
         }
     }
 
-    /// What the kernel may accept of `service` now. Whatever somebody else claims too is given up at once,
-    /// whosever it is: two owners harm more than none, and agreement will settle it.
-    fn target(&self, service: &str, may_acquire: bool) -> SliceSet {
-        let others = self.claimed_by_others(service);
-        let claimed = self.claimed(service).minus(&others);
-        if !self.agreed {
-            return claimed;
+    /// What the kernel is to do with the slices of `service` now.
+    fn target(&self, service: &str, may_acquire: bool) -> Holding {
+        let none = Holding::default();
+        let held = self.held.get(service).unwrap_or(&none);
+        let others = self.others(service);
+        // Whatever somebody else claims too is given up at once, whosever it is: two owners harm more than
+        // none, and agreement will settle it.
+        let accepted = held.accepted.minus(&others.claims);
+        let mut next = Holding { accepted, ..Holding::default() };
+        // Who relays to us must not do so in vain.
+        next.incoming = held.incoming.and(&others.relayed_to_us);
+        if self.agreed {
+            let mine = self.mine(service);
+            let free = mine.minus(&others.claims).minus(&others.relayed_elsewhere);
+            let leaving = next.accepted.minus(&mine);
+            next.accepted = if may_acquire { free } else { next.accepted.and(&mine) };
+            self.send_off(service, &leaving, &mut next);
+            if may_acquire {
+                next.incoming = next.incoming.or(&mine.and(&others.claims));
+            }
         }
-        let mine = self.mine(service);
-        if may_acquire { mine.minus(&others) } else { claimed.and(&mine) }
+        self.keep_relaying(service, held, &mut next);
+        next.incoming = next.incoming.minus(&next.accepted);
+        next.taking = next.accepted.and(&others.relayed_to_us);
+        if self.connections.follows(service) {
+            let shared = if self.agreed { others.moving } else { others.moving.or(&held.shared) };
+            next.shared = next.accepted.and(&shared);
+            let lived_here = held.accepted.or(&held.connections()).or(&held.incoming.and(&others.relayed_to_us));
+            next.moving = lived_here.minus(&next.accepted).minus(&self.connections.ended(service));
+        }
+        next
     }
 
-    fn claimed(&self, service: &str) -> SliceSet {
-        self.claims.get(service).cloned().unwrap_or_default()
+    /// Finds a way for slices that are no longer ours: relayed if their owner is ready, kept for a while if
+    /// it may get ready, released otherwise.
+    fn send_off(&self, service: &str, leaving: &SliceSet, next: &mut Holding) {
+        let Some(table) = self.table(service).filter(|_| !leaving.is_empty()) else { return };
+        for slice in leaving.iter() {
+            let Some(owner) = table.owner(slice).and_then(|name| self.peers.get(name)) else { continue };
+            if !owner.alive {
+                continue;
+            }
+            if is_ready(&owner.report, service, slice) {
+                next.relayed.entry(owner.report.host.clone()).or_default().insert(slice);
+            } else if self.patient_until.is_some() {
+                next.accepted.insert(slice);
+            }
+        }
+    }
+
+    /// Goes on relaying to those who are ready, unless the view names somebody else.
+    fn keep_relaying(&self, service: &str, held: &Holding, next: &mut Holding) {
+        let table = self.table(service).filter(|_| self.agreed);
+        for (to, slices) in &held.relayed {
+            let Some(peer) = self.peers.get(to).filter(|p| p.alive) else { continue };
+            for slice in slices.iter().filter(|&s| !next.accepted.contains(s)) {
+                let still_theirs = table.is_none_or(|t| t.owner(slice) == Some(to.as_str()));
+                if still_theirs && is_ready(&peer.report, service, slice) {
+                    next.relayed.entry(to.clone()).or_default().insert(slice);
+                }
+            }
+        }
     }
 
     /// The slices that are ours by the tables.
@@ -99,44 +178,85 @@ impl Node {
         self.table(service).map(|t| t.slices_of(&self.me).collect()).unwrap_or_default()
     }
 
-    /// What hosts that may still be alive claim, whatever view or definition they have.
-    fn claimed_by_others(&self, service: &str) -> SliceSet {
-        self.peers
-            .values()
-            .filter(|p| p.alive)
-            .filter_map(|p| p.report.claims.get(service))
-            .fold(SliceSet::new(), |all, c| all.or(c))
+    /// What hosts that may still be alive say, whatever view or definition they have.
+    fn others(&self, service: &str) -> Others {
+        let mut all = Others::default();
+        let add = |to: &mut SliceSet, claims: &Claims| {
+            if let Some(slices) = claims.get(service).filter(|slices| !slices.is_empty()) {
+                *to = to.or(slices);
+            }
+        };
+        for report in self.peers.values().filter(|p| p.alive).map(|p| &p.report) {
+            add(&mut all.claims, &report.claims);
+            add(&mut all.moving, &report.moving);
+            for (to, claims) in &report.relayed {
+                let ours = *to == self.me;
+                add(if ours { &mut all.relayed_to_us } else { &mut all.relayed_elsewhere }, claims);
+            }
+        }
+        all
     }
 
     /// Whether every slice is claimed by a living host other than us, or nobody could claim it.
     pub(super) fn all_claimed(&self) -> bool {
         self.tables.present().into_iter().flatten().all(|(service, table)| {
-            let others = self.claimed_by_others(service);
+            let others = self.others(service).claims;
             (0..table.slices()).all(|s| table.owner(s).is_none() || others.contains(s))
         })
     }
 
-    /// Sends a change on its way. What is to come counts as claimed from now on, what is to go until the
+    /// All that an earlier life, or this one until now, may have left in the kernel: nothing but its
+    /// connections.
+    pub(super) fn only_connections(&self) -> Holdings {
+        let keep = |(service, held): (&String, &Holding)| {
+            let moving = held.accepted.or(&held.connections()).or(&held.incoming);
+            let moving = if self.connections.follows(service) { moving } else { SliceSet::new() };
+            (service.clone(), Holding { moving, ..Holding::default() })
+        };
+        self.held.iter().map(keep).collect()
+    }
+
+    /// Sends a change on its way. What is to come counts as held from now on, what is to go until the
     /// kernel has answered.
-    pub(super) fn apply(&mut self, target: Claims) {
+    pub(super) fn apply(&mut self, target: Holdings) {
+        let none = Holding::default();
         let (mut acquired, mut released) = (0, 0);
-        let services: BTreeSet<String> = target.keys().chain(self.claims.keys()).cloned().collect();
+        let services: BTreeSet<String> = target.keys().chain(self.held.keys()).cloned().collect();
         for service in services {
-            let before = self.claimed(&service);
-            let after = target.get(&service).cloned().unwrap_or_default();
-            acquired += after.minus(&before).len();
-            released += before.minus(&after).len();
-            let claimed = if self.broken(Broken::WordsFirst) { after } else { before.or(&after) };
-            self.claims.insert(service, claimed);
+            let before = self.held.get(&service).unwrap_or(&none);
+            let after = target.get(&service).unwrap_or(&none);
+            acquired += after.accepted.minus(&before.accepted).len();
+            released += before.accepted.minus(&after.accepted).len();
+            let still = after.incoming.or(&after.taking);
+            let both = if self.broken(Broken::WordsFirst) { after.clone() } else { before.or(after) };
+            self.held.insert(service.clone(), both);
+            if let Some(ready) = self.ready.get_mut(&service) {
+                *ready = ready.and(&still);
+            }
         }
         self.change_id += 1;
         self.retry_at = None;
         self.refused = false;
         self.actions.push_back(Action::Apply(Change {
             id: self.change_id,
-            claims: target.clone(),
+            slices: target.clone(),
             lease_until: self.lease.granted,
         }));
         self.pending = Some(Pending { id: self.change_id, target, acquired, released });
     }
+}
+
+fn is_ready(report: &Report, service: &str, slice: u32) -> bool {
+    report.ready.get(service).is_some_and(|ready| ready.contains(slice))
+}
+
+/// What this host's kernel may send on, by the host that gets it.
+pub(super) fn relayed(held: &Holdings) -> BTreeMap<String, Claims> {
+    let mut by_host: BTreeMap<String, Claims> = BTreeMap::new();
+    for (service, holding) in held {
+        for (to, slices) in holding.relayed.iter().filter(|(_, slices)| !slices.is_empty()) {
+            by_host.entry(to.clone()).or_default().insert(service.clone(), slices.clone());
+        }
+    }
+    by_host
 }

@@ -33,6 +33,15 @@ pub(super) struct Peer {
     pub constant_since: Time,
 }
 
+impl Peer {
+    /// A host of which the last agent knew that it lives. It has answered nothing yet.
+    pub(super) fn by_memory(now: Time, report: Report) -> Self {
+        let (heard, arrived, constant_since) = (now, now, now);
+        let (doubted, answered, began, basis) = (None, None, None, None);
+        Peer { report, heard, arrived, alive: true, doubted, answered, began, basis, constant_since }
+    }
+}
+
 /// When a joining host began to listen. The report that was on its way for the shortest time tells best.
 fn began_to_listen(now: Time, report: &Report, before: Option<&Peer>) -> Option<Time> {
     if report.state != HostState::Joining {
@@ -62,9 +71,6 @@ impl Node {
         let of_us = report.heard.get(&self.me).copied();
         if let Some(stamp) = of_us {
             self.hear_of_later_life(now, stamp);
-        }
-        if !self.cluster.hosts.contains_key(&report.host) && report.definition == self.cluster.definition {
-            return;
         }
         let old = self.peers.get(&report.host);
         if old.is_some_and(|p| p.report.stamp >= report.stamp) {
@@ -107,9 +113,16 @@ impl Node {
             old.is_none_or(|o| (o.alive, o.report.stamp.incarnation) != (peer.alive, r.stamp.incarnation));
         let other_standing = reappears
             || old.is_none_or(|o| {
-                (o.report.state, o.report.weight, o.report.definition) != (r.state, r.weight, r.definition)
+                let standing = |r: &Report| (r.state, r.weight, r.definition, r.staged);
+                standing(&o.report) != standing(r) || o.report.drained != r.drained
             });
-        let other_claims = reappears || old.is_none_or(|o| o.report.claims != r.claims);
+        let other_claims = reappears
+            || old.is_none_or(|o| {
+                o.report.claims != r.claims
+                    || o.report.ready != r.ready
+                    || o.report.relayed != r.relayed
+                    || o.report.moving != r.moving
+            });
         let other_view = old.is_none_or(|o| o.report.view != r.view);
         // Whoever changes waits for us to say that we know, and so does one that comes back.
         let was_away = old.is_none_or(|o| now.since(o.arrived) > self.timing.heartbeat * 2);
@@ -239,7 +252,8 @@ impl Node {
             return None;
         }
         let mut parties: BTreeMap<DefinitionId, Vec<&Peer>> = BTreeMap::new();
-        for peer in self.peers.values().filter(|p| p.alive) {
+        let stays = |p: &&Peer| p.alive && !self.will_agree_on_definition(&p.report);
+        for peer in self.peers.values().filter(stays) {
             parties.entry(peer.report.definition).or_default().push(peer);
         }
         let serves = |p: &Peer| p.report.state != HostState::Joining;

@@ -15,11 +15,14 @@
 //! state, the doors in and out, and the phases of a life.
 
 mod agreement;
+mod connections;
 mod event;
 mod handover;
 mod lease;
 mod membership;
+mod memory;
 mod mutation;
+mod orders;
 mod policy;
 mod status;
 #[cfg(test)]
@@ -27,30 +30,37 @@ mod tests;
 mod voice;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use self::agreement::Tables;
+pub use self::connections::{Follow, Look};
+use self::connections::Connections;
 pub use self::event::{Event, Hold};
 use self::handover::Pending;
 use self::membership::Peer;
+pub use self::memory::{Memory, Start};
 use self::mutation::Mutation as Broken;
 #[cfg(feature = "mutations")]
 pub use self::mutation::Mutation;
+pub use self::orders::Staged;
 pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
 use self::voice::Voice;
+use crate::holding::Holdings;
 use crate::report::{Claims, Report, Stamp};
-use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
 use crate::view::{Cluster, View};
 
 /// How many times a host makes way for a stranger of its own name before it stands still and says so. Whose
 /// clock went back may hear of several lives of its own, one after the other; a stranger never gives way.
 const NAME_CONFLICTS_MAX: u32 = 8;
+
+/// For how long connections of slices that have moved on are waited for, unless the definition says.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What happens to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +78,7 @@ pub enum Input {
     Committed {
         /// The number in [`Change::id`].
         change: u64,
-        /// Whether the kernel now holds exactly [`Change::claims`].
+        /// Whether the kernel now holds exactly [`Change::slices`].
         ok: bool,
     },
     /// A datagram from the address of this configured host failed authentication.
@@ -84,6 +94,23 @@ pub enum Input {
     },
     /// The operator wants this host to leave in order.
     Leave,
+    /// The operator takes one service from this host, or all.
+    Drain {
+        /// Which one; none: all.
+        service: Option<String>,
+    },
+    /// The operator gives one service back to this host, or all; a host that leaves stays.
+    Resume {
+        /// Which one; none: all.
+        service: Option<String>,
+    },
+    /// The operator gives this host another weight, 0..=100.
+    Weight(u8),
+    /// The operator has another definition for this host. It comes into force when every living host has
+    /// it, or takes the place of one that waits; the present definition takes a waiting one back.
+    Stage(Box<Staged>),
+    /// The kernel's connections were looked at.
+    Looked(Look),
 }
 
 /// What a host wants done. Actions must be carried out in the order in which they are returned.
@@ -96,13 +123,17 @@ pub enum Action {
         /// Who waits for it.
         to: Recipients,
     },
-    /// Make the kernel accept exactly this, then answer with [`Input::Committed`].
+    /// Make the kernel do exactly this, then answer with [`Input::Committed`].
     Apply(Change),
     /// Let the kernel's lease end at this instant instead of earlier.
     Renew {
         /// On this host's monotonic clock.
         lease_until: Time,
     },
+    /// Keep this where a next run of the agent on this boot finds it, before anything else is done.
+    Remember(Option<Box<Memory>>),
+    /// Another definition is in force.
+    Changed(Box<Staged>),
     /// Tell the operator what was decided.
     Note(Event),
     /// Everything has been handed over; end.
@@ -123,8 +154,8 @@ pub enum Recipients {
 pub struct Change {
     /// Names the change in the answer.
     pub id: u64,
-    /// What the kernel is to accept: all of it, not a difference.
-    pub claims: Claims,
+    /// What the kernel is to do with the slices: all of it, not a difference.
+    pub slices: Holdings,
     /// When the lease ends; `None`: there is no lease, the kernel accepts nothing.
     pub lease_until: Option<Time>,
 }
@@ -170,7 +201,10 @@ pub struct Node {
     agreed: bool,
     tables: Tables,
 
-    claims: Claims,
+    /// What the kernel may hold: never less than it does.
+    held: Holdings,
+    /// What the kernel certainly accepts from who relays it to us: never more than it does.
+    ready: Claims,
     pending: Option<Pending>,
     change_id: u64,
     retry_at: Option<Time>,
@@ -180,6 +214,12 @@ pub struct Node {
     moves_stale: bool,
     /// The number of our first report that claims nothing after a leave.
     empty_seq: Option<u64>,
+    /// Until when slices wait for their new owners to get ready.
+    patient_until: Option<Time>,
+    connections: Connections,
+    drained: BTreeSet<String>,
+    staged: Option<Box<Staged>>,
+    remembered: Option<Box<Memory>>,
 
     lease: lease::Lease,
     voice: Voice,
@@ -209,9 +249,28 @@ impl Node {
         incarnation: u64,
         now: Time,
     ) -> Self {
+        let services = cluster.services.iter().cloned().collect();
+        let follow = Follow { services, drain_timeout: DRAIN_TIMEOUT };
+        let start = Start {
+            host: me.into(),
+            cluster,
+            timing,
+            partition,
+            follow,
+            incarnation,
+            leftover: Holdings::new(),
+            lease_until: None,
+            memory: None,
+        };
+        Self::start(start, now)
+    }
+
+    /// A host that starts now.
+    pub fn start(start: Start, now: Time) -> Self {
+        let Start { host: me, cluster, timing, partition, follow, incarnation, leftover, .. } = start;
         let mut node = Node {
-            me: me.into(),
-            weight: cluster.hosts.get(me).copied().unwrap_or(0),
+            weight: cluster.hosts.get(&me).copied().unwrap_or(0),
+            me,
             voice: Voice::new(cluster.hosts.len()),
             cluster,
             timing,
@@ -229,13 +288,19 @@ impl Node {
             view_seq: 0,
             agreed: false,
             tables: Tables::default(),
-            claims: Claims::new(),
+            held: leftover,
+            ready: Claims::new(),
             pending: None,
             change_id: 0,
             retry_at: None,
             refused: false,
             moves_stale: true,
             empty_seq: None,
+            patient_until: None,
+            connections: Connections::new(follow),
+            drained: BTreeSet::new(),
+            staged: None,
+            remembered: None,
             lease: lease::Lease::default(),
             last_step: now,
             next_heartbeat: now,
@@ -243,7 +308,12 @@ impl Node {
             #[cfg(feature = "mutations")]
             mutation: None,
         };
-        node.begin(now, incarnation);
+        match start.memory {
+            Some(memory) if node.can_go_on(now, &memory, start.lease_until) => {
+                node.go_on(now, *memory, start.lease_until);
+            }
+            _ => node.begin(now, incarnation),
+        }
         node
     }
 
@@ -281,6 +351,11 @@ impl Node {
             }
             Input::Link { up } => self.link(now, up),
             Input::Leave => self.leave(now),
+            Input::Drain { service } => self.drain(service),
+            Input::Resume { service } => self.resume(service),
+            Input::Weight(weight) => self.change_weight(weight),
+            Input::Stage(staged) => self.stage(*staged),
+            Input::Looked(look) => self.looked(&look),
         }
         self.step(now);
         self.speak();
@@ -295,13 +370,15 @@ impl Node {
     pub fn next_deadline(&self) -> Time {
         let phase = match self.phase {
             Phase::Joining { since } => Some(since + self.expiry()).filter(|&t| t > self.last_step),
-            Phase::Leaving { since } => Some(since + self.leave_limit()),
+            Phase::Leaving { since } => Some(since + self.leave_limit()).filter(|&t| t > self.last_step),
             Phase::Left => return self.next_heartbeat,
             Phase::Starting | Phase::Serving => None,
         };
         let lapse = self.lease.granted.filter(|&t| self.serves() && t > self.last_step);
         let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
-        [phase, lapse, expiry, self.retry_at].into_iter().flatten().fold(self.next_heartbeat, Time::min)
+        let moves = [self.retry_at, self.patient_until, self.connections.deadline()];
+        let all = [phase, lapse, expiry].into_iter().chain(moves);
+        all.flatten().fold(self.next_heartbeat, Time::min)
     }
 
     /// The incarnation of this life.
@@ -339,7 +416,8 @@ impl Node {
         }
     }
 
-    /// Starts a life: empties the kernel, forgets the peers, says nothing yet.
+    /// Starts a life: empties the kernel of all but connections, which wait for a lease of the new life;
+    /// forgets the peers, says nothing yet.
     fn begin(&mut self, now: Time, incarnation: u64) {
         let incarnation = if self.broken(Broken::NoIncarnations) { 0 } else { incarnation };
         self.stamp = Stamp { incarnation, seq: 0 };
@@ -350,10 +428,12 @@ impl Node {
         self.view_stale = true;
         self.agreed = false;
         self.empty_seq = None;
+        self.patient_until = None;
         self.lease = lease::Lease::default();
         self.voice.hush();
         self.next_heartbeat = now + self.timing.heartbeat;
-        self.apply(Claims::new());
+        self.remember();
+        self.apply(self.only_connections());
         self.note(Event::Started { incarnation });
     }
 
@@ -364,6 +444,7 @@ impl Node {
             self.next_heartbeat = now + self.timing.heartbeat;
         }
         self.expire(now);
+        self.try_to_change();
         match self.phase {
             Phase::Starting => return self.retry(now),
             Phase::Left => return,
@@ -426,7 +507,8 @@ impl Node {
             self.voice.tell_all();
         }
         let taken_over = || self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
-        if now.since(since) >= self.leave_limit() || taken_over() {
+        let lived_out = self.pending.is_none() && self.held.values().all(|h| h.connections().is_empty());
+        if now.since(since) >= self.leave_limit() && lived_out || lived_out && taken_over() {
             self.stop();
         }
     }
@@ -453,7 +535,7 @@ impl Node {
     fn claims_nothing(&self) -> bool {
         self.phase != Phase::Starting
             && self.pending.is_none()
-            && self.claims.values().all(SliceSet::is_empty)
+            && self.held.values().all(|h| h.accepted.is_empty() && h.all_relayed().is_empty())
     }
 
     /// Whether this phase may hold slices.

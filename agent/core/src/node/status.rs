@@ -1,14 +1,15 @@
 //! The cluster as one host sees it, for people and their tools.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Hold, Node, Phase};
+use crate::holding::{self, Holding, Holdings};
 use crate::ownership::Table;
-use crate::report::{Claims, HostState};
+use crate::report::{Claims, HostState, Left};
 use crate::slices::SliceSet;
 use crate::time::Time;
 use crate::view::ViewId;
@@ -53,6 +54,12 @@ pub struct HostStatus {
     pub same_view: bool,
     /// How many slices of each service it claims.
     pub slices: BTreeMap<String, u32>,
+    /// How many slices that it does not accept may have connections there, over all services.
+    pub moving: u32,
+    /// Those connections, by its last look.
+    pub left: Left,
+    /// The services that its operator has taken from it.
+    pub drained: BTreeSet<String>,
 }
 
 /// One service on this host.
@@ -64,6 +71,10 @@ pub struct ServiceStatus {
     pub owned: u32,
     /// Slices that are this host's by the view and not yet accepted, or accepted and no longer its own.
     pub unsettled: u32,
+    /// Slices that have moved on and may have connections left here.
+    pub moving: u32,
+    /// Whether the operator has taken it from this host.
+    pub drained: bool,
 }
 
 impl Node {
@@ -71,10 +82,13 @@ impl Node {
     pub fn status(&self, now: Time) -> Status {
         let hosts = self.cluster.hosts.iter().map(|(name, &weight)| self.host_status(now, name, weight));
         let services = self.cluster.services.iter().map(|name| {
-            let owned = self.claims.get(name).cloned().unwrap_or_default();
+            let none = Holding::default();
+            let held = self.held.get(name).unwrap_or(&none);
             let mine = self.mine(name);
-            let unsettled = owned.minus(&mine).or(&mine.minus(&owned)).len();
-            ServiceStatus { name: name.clone(), owned: owned.len(), unsettled }
+            let unsettled = held.accepted.minus(&mine).or(&mine.minus(&held.accepted)).len();
+            let (owned, moving) = (held.accepted.len(), held.connections().len());
+            let drained = self.drained.contains(name);
+            ServiceStatus { name: name.clone(), owned, unsettled, moving, drained }
         });
         Status {
             state: self.state(),
@@ -98,6 +112,7 @@ impl Node {
     pub fn state(&self) -> HostState {
         match self.phase {
             Phase::Starting | Phase::Joining { .. } => HostState::Joining,
+            Phase::Serving if self.is_drained() => HostState::Draining,
             Phase::Serving => HostState::Serving,
             Phase::Leaving { .. } => HostState::Leaving,
             Phase::Left => HostState::Left,
@@ -110,16 +125,22 @@ impl Node {
     }
 
     /// What the kernel of this host may accept. While a life starts this is not known yet.
-    pub fn own_claims(&self) -> &Claims {
-        &self.claims
+    pub fn held(&self) -> &Holdings {
+        &self.held
     }
 
     /// Who claims what, this host included; only hosts that may be alive.
-    pub fn claims(&self) -> BTreeMap<&str, &Claims> {
+    pub fn claims(&self) -> BTreeMap<&str, Claims> {
         let peers = self.peers.iter().filter(|(_, p)| p.alive);
-        let mut claims: BTreeMap<&str, _> = peers.map(|(n, p)| (n.as_str(), &p.report.claims)).collect();
-        claims.insert(&self.me, &self.claims);
+        let mut claims: BTreeMap<&str, _> =
+            peers.map(|(n, p)| (n.as_str(), p.report.claims.clone())).collect();
+        claims.insert(&self.me, self.own_claims());
         claims
+    }
+
+    /// The new flows that this host's kernel may accept.
+    pub fn own_claims(&self) -> Claims {
+        holding::pick(&self.held, |h| h.accepted.clone())
     }
 
     fn host_status(&self, now: Time, name: &str, weight: u8) -> HostStatus {
@@ -136,7 +157,10 @@ impl Node {
                 heard_ms: Some(0),
                 same_definition: true,
                 same_view: true,
-                slices: count(&self.claims),
+                slices: count(&self.own_claims()),
+                moving: self.held.values().map(|h| h.connections().len()).sum(),
+                left: self.connections.left,
+                drained: self.drained.clone(),
             };
         }
         let peer = self.peers.get(name);
@@ -155,6 +179,9 @@ impl Node {
                 Some(p) if alive => count(&p.report.claims),
                 _ => count(&Default::default()),
             },
+            moving: peer.filter(|_| alive).map_or(0, |p| p.report.moving.values().map(SliceSet::len).sum()),
+            left: peer.filter(|_| alive).map(|p| p.report.left).unwrap_or_default(),
+            drained: peer.map(|p| p.report.drained.clone()).unwrap_or_default(),
         }
     }
 }

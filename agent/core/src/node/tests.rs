@@ -3,6 +3,8 @@
 
 extern crate std;
 
+mod moves;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;
@@ -12,6 +14,7 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::*;
+use crate::holding::{Holding, Standing};
 use crate::report::HostState;
 use crate::slices::SliceSet;
 use crate::view::DefinitionId;
@@ -33,7 +36,7 @@ impl Dice {
 
 #[derive(Default)]
 struct Kernel {
-    claims: Claims,
+    slices: Holdings,
     lease_until: Time,
 }
 
@@ -41,6 +44,8 @@ enum Event {
     Wake,
     Deliver(Report),
     Kernel(Kernelwork),
+    /// Somebody looks at the kernel's connections.
+    Look,
 }
 
 #[derive(Clone)]
@@ -57,6 +62,8 @@ struct Host {
     paused_until: Time,
     stopped: bool,
     wake: Option<Time>,
+    /// Slices of which connections live here.
+    connections: Claims,
 }
 
 struct World {
@@ -70,6 +77,12 @@ struct World {
     kernel_trouble: bool,
     cluster: Cluster,
     partition: Partition,
+    /// Every slice is served at every instant, or the test fails.
+    no_gaps: bool,
+    /// What a host has served once goes on to live there.
+    connections_stay: bool,
+    /// What the agents kept, by host.
+    memory: BTreeMap<usize, Box<Memory>>,
 }
 
 fn name(i: usize) -> String {
@@ -100,6 +113,7 @@ impl World {
             paused_until: Time(0),
             stopped: false,
             wake: None,
+            connections: Claims::new(),
         };
         World {
             now: Time::from_millis(1000),
@@ -112,6 +126,9 @@ impl World {
             kernel_trouble: false,
             cluster: cluster(hosts),
             partition: Partition::Serve,
+            no_gaps: false,
+            connections_stay: false,
+            memory: BTreeMap::new(),
         }
     }
 
@@ -166,7 +183,9 @@ impl World {
                 }
                 Action::Apply(change) => self.kernel_work(i, Kernelwork::Apply(change)),
                 Action::Renew { lease_until } => self.kernel_work(i, Kernelwork::Renew(lease_until)),
-                Action::Note(_) => {}
+                Action::Remember(Some(memory)) => drop(self.memory.insert(i, memory)),
+                Action::Remember(None) => drop(self.memory.remove(&i)),
+                Action::Note(_) | Action::Changed(_) => {}
                 Action::Stop => self.hosts[i].stopped = true,
             }
         }
@@ -216,10 +235,11 @@ impl World {
             Kernelwork::Apply(change) => {
                 let refused = self.kernel_trouble && self.dice.roll(10) == 0;
                 if !refused {
-                    self.hosts[i].kernel.claims = change.claims;
+                    self.hosts[i].kernel.slices = change.slices;
                     self.hosts[i].kernel.lease_until = change.lease_until.unwrap_or_default();
                 }
                 self.feed(i, Input::Committed { change: change.id, ok: !refused });
+                self.later(Duration::from_millis(30), i, Event::Look);
             }
         }
     }
@@ -253,18 +273,31 @@ impl World {
                 }
                 Event::Deliver(report) => self.feed(host, Input::Heard(Box::new(report))),
                 Event::Kernel(work) => self.commit(host, work),
+                Event::Look => {
+                    let look = Look { at, alive: self.hosts[host].connections.clone(), ..Look::default() };
+                    self.feed(host, Input::Looked(look));
+                }
             }
             self.no_two_owners(story);
+            self.connect();
+            self.no_living_connection_is_reset(story);
+            let gap = if self.no_gaps { self.uncovered() } else { 0 };
+            assert_eq!(gap, 0, "{story}: at {at:?} nobody serves some slices");
         }
         self.now = end;
     }
 
-    fn accepting(&self, i: usize) -> SliceSet {
+    fn kernel(&self, i: usize) -> Option<&Holding> {
         let kernel = &self.hosts[i].kernel;
-        match kernel.lease_until > self.now {
-            true => kernel.claims.get("default").cloned().unwrap_or_default(),
-            false => SliceSet::new(),
-        }
+        kernel.slices.get("default").filter(|_| kernel.lease_until > self.now)
+    }
+
+    /// Whose new flows a host serves: what it accepts, and what others relay to it and it accepts then.
+    fn accepting(&self, i: usize) -> SliceSet {
+        let Some(held) = self.kernel(i) else { return SliceSet::new() };
+        let relayed = (0..self.hosts.len()).filter_map(|o| self.kernel(o)?.relayed.get(&name(i)));
+        let relayed = relayed.fold(SliceSet::new(), |all, slices| all.or(slices));
+        held.accepted.or(&relayed.and(&held.incoming))
     }
 
     fn no_two_owners(&self, story: &str) {
@@ -274,6 +307,29 @@ impl World {
             let twice = all.and(&mine);
             assert!(twice.is_empty(), "{story}: at {:?} slices {twice:?} have two owners", self.now);
             all = all.or(&mine);
+        }
+    }
+
+    /// Clients open connections wherever they are served.
+    fn connect(&mut self) {
+        for i in 0..if self.connections_stay { self.hosts.len() } else { 0 } {
+            let served = self.accepting(i);
+            let known = self.hosts[i].connections.entry("default".into()).or_default();
+            *known = known.or(&served);
+        }
+    }
+
+    /// A host resets what it does not know only where no other host may know it.
+    fn no_living_connection_is_reset(&self, story: &str) {
+        for i in 0..self.hosts.len() {
+            let (Some(held), Some(alive)) = (self.kernel(i), self.hosts[i].connections.get("default")) else {
+                continue;
+            };
+            for slice in alive.and(&held.connections()).iter() {
+                let resets = |o: &usize| self.kernel(*o).is_some_and(|h| h.standing(slice) == Standing::Own);
+                let by = (0..self.hosts.len()).filter(|&o| o != i).find(resets);
+                assert_eq!(by, None, "{story}: at {:?} ns{i} has connections of slice {slice}", self.now);
+            }
         }
     }
 
@@ -446,17 +502,8 @@ fn an_agent_whose_clock_went_back_starts_a_later_life() {
     world.hosts[1].life = 2;
     world.start(1);
     world.run(200, "life 3000");
-    let old = Report {
-        host: name(1),
-        stamp: Stamp { incarnation: 7000, seq: 9 },
-        definition: world.cluster.definition,
-        state: HostState::Serving,
-        weight: 1,
-        listening_ms: 0,
-        view: None,
-        claims: Claims::new(),
-        heard: BTreeMap::new(),
-    };
+    let stamp = Stamp { incarnation: 7000, seq: 9 };
+    let old = Report::plain(name(1), stamp, world.cluster.definition, HostState::Serving);
     world.feed(1, Input::Heard(Box::new(old)));
     assert!(world.hosts[1].node.as_ref().unwrap().incarnation() > 7000);
     world.run(3000, "life 7001");

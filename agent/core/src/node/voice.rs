@@ -8,8 +8,10 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
+use super::handover::relayed;
 use super::{Action, Node, Phase, Recipients};
-use crate::report::Report;
+use crate::holding;
+use crate::report::{Claims, Report};
 
 /// Datagrams of news between two heartbeats, in heartbeats' worth of datagrams.
 const NEWS_MAX: usize = 16;
@@ -29,6 +31,11 @@ impl Voice {
     pub(super) fn new(hosts: usize) -> Self {
         let peers = hosts.saturating_sub(1);
         Voice { peers, left: peers * NEWS_MAX, ..Voice::default() }
+    }
+
+    /// The cluster has another size.
+    pub(super) fn know(&mut self, hosts: usize) {
+        self.peers = hosts.saturating_sub(1);
     }
 
     /// There is news for everyone.
@@ -96,9 +103,21 @@ impl Node {
             weight: self.weight,
             listening_ms,
             view: self.view.as_ref().map(|v| v.id),
-            claims: self.claims.clone(),
+            drained: self.drained.clone(),
+            staged: self.staged.as_ref().map(|s| s.cluster.definition),
+            claims: holding::pick(&self.held, |h| h.accepted.clone()),
+            relayed: relayed(&self.held),
+            ready: filled(&self.ready),
+            moving: filled(&holding::pick(&self.held, |h| h.connections())),
+            left: self.connections.left,
             heard: heard.collect(),
         };
+        self.remember();
         self.actions.push_back(Action::Publish { report: Box::new(report), to });
     }
+}
+
+/// Without the services of which there is nothing to say.
+fn filled(claims: &Claims) -> Claims {
+    claims.iter().filter(|(_, slices)| !slices.is_empty()).map(|(s, c)| (s.clone(), c.clone())).collect()
 }
