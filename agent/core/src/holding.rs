@@ -87,9 +87,9 @@ impl Holding {
         self.relayed.values().fold(SliceSet::new(), |all, slices| all.or(slices))
     }
 
-    /// Slices whose connections may live here although their new flows are not accepted.
+    /// Slices whose connections may live here although the kernel takes no new flows of them by itself.
     pub fn connections(&self) -> SliceSet {
-        self.moving.or(&self.all_relayed()).minus(&self.accepted)
+        self.moving.or(&self.all_relayed()).or(&self.incoming).minus(&self.accepted)
     }
 
     /// What may be held while it is not known whether the kernel has this or `other`.

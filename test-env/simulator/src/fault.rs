@@ -29,6 +29,13 @@ pub enum Fault {
         /// Which host.
         host: usize,
     },
+    /// An operator gives an order.
+    Order {
+        /// To which host.
+        host: usize,
+        /// Which.
+        order: Order,
+    },
     /// The agent does not run for a while, as by SIGSTOP or a busy machine.
     Pause {
         /// Which host.
@@ -83,6 +90,17 @@ pub enum Fault {
     },
 }
 
+/// What an operator wants of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Take nothing.
+    Drain,
+    /// Take its share again.
+    Resume,
+    /// Take so much.
+    Weight(u8),
+}
+
 /// With what an agent starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -90,6 +108,8 @@ pub enum Life {
     Later,
     /// A smaller one than before: the clock went back.
     Earlier,
+    /// With what the last agent kept, and the next greater incarnation if that is of no use.
+    Same,
     /// A greater one, and another cluster definition.
     OtherDefinition,
 }
@@ -126,7 +146,7 @@ pub fn plan(config: &Config) -> Vec<Planned> {
 
 type Family = fn(&mut Dice, &Config, At, &mut Vec<Planned>);
 
-const FAMILIES: [Family; 7] = [crash, pause, cut, weather, kernel, leave, unplug];
+const FAMILIES: [Family; 8] = [crash, pause, cut, weather, kernel, leave, unplug, orders];
 
 fn host(dice: &mut Dice, config: &Config) -> usize {
     dice.roll(config.hosts as u64) as usize
@@ -147,7 +167,8 @@ fn crash(dice: &mut Dice, config: &Config, at: At, plan: &mut Vec<Planned>) {
     let host = host(dice, config);
     plan.push(Planned { at, fault: Fault::Kill { host } });
     if dice.chance(800) {
-        let life = match dice.roll(8) {
+        let life = match dice.roll(12) {
+            8.. => Life::Same,
             0 | 1 => Life::Earlier,
             2 => Life::OtherDefinition,
             _ => Life::Later,
@@ -224,6 +245,19 @@ fn unplug(dice: &mut Dice, config: &Config, at: At, plan: &mut Vec<Planned>) {
     plan.push(Planned { at, fault: Fault::Unplug { host: host(dice, config), ms, gossip_too } });
 }
 
+fn orders(dice: &mut Dice, config: &Config, at: At, plan: &mut Vec<Planned>) {
+    let mut at = at;
+    for _ in 0..dice.between(1, 3) {
+        let order = match dice.roll(4) {
+            0 | 1 => Order::Drain,
+            2 => Order::Resume,
+            _ => Order::Weight(dice.roll(4) as u8),
+        };
+        plan.push(Planned { at, fault: Fault::Order { host: host(dice, config), order } });
+        at += dice.roll(nanos(config.timing.lease));
+    }
+}
+
 /// The names of some hosts.
 struct Names(Hosts);
 
@@ -246,7 +280,13 @@ impl fmt::Display for Fault {
             Fault::Start { host, life: Life::OtherDefinition } => {
                 write!(f, "ns{host} starts with another definition")
             }
+            Fault::Start { host, life: Life::Same } => write!(f, "ns{host} starts with what was kept"),
             Fault::Leave { host } => write!(f, "ns{host} is told to leave"),
+            Fault::Order { host, order: Order::Drain } => write!(f, "ns{host} is drained"),
+            Fault::Order { host, order: Order::Resume } => write!(f, "ns{host} is to resume"),
+            Fault::Order { host, order: Order::Weight(weight) } => {
+                write!(f, "ns{host} is given the weight {weight}")
+            }
             Fault::Pause { host, ms, kernel_goes_on } => {
                 let kernel = if *kernel_goes_on { ", its kernel works on" } else { "" };
                 write!(f, "the agent of ns{host} stops for {ms} ms{kernel}")

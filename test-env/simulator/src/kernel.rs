@@ -1,13 +1,16 @@
-//! A host's kernel as the protocol sees it: it holds claims and the end of a lease, works through changes
+//! A host's kernel as the protocol sees it: it holds slices and the end of a lease, works through changes
 //! one by one, and goes on by itself.
 
 use std::collections::VecDeque;
 
+use onemac_core::holding::{self, Holding, Holdings};
 use onemac_core::node::Change;
+use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 
 use crate::clock::At;
 use crate::mask::Mask;
+use crate::world::index;
 
 /// Something for the kernel to do.
 #[derive(Clone, Debug)]
@@ -20,11 +23,47 @@ pub enum Work {
     Clear,
 }
 
+/// What a kernel does with slices.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    /// As it was told.
+    pub told: Holdings,
+    /// New flows are accepted.
+    pub accepted: Mask,
+    /// Of these, connections that are not known here are reset.
+    pub resets: Mask,
+    /// What others send on is accepted.
+    pub incoming: Mask,
+    /// What is sent on, and to whom.
+    pub relayed: Vec<(usize, Mask)>,
+    /// Connections are accepted, new flows are not.
+    pub connections: Mask,
+}
+
+impl Holds {
+    /// The same as quick masks.
+    pub fn of(told: &Holdings, services: &[String], slices: u32) -> Self {
+        let mask = |set: &dyn Fn(&Holding) -> SliceSet| Mask::of(&holding::pick(told, set), services, slices);
+        let mut hosts: Vec<&String> = told.values().flat_map(|h| h.relayed.keys()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let to = |host: &String| mask(&|h| h.relayed.get(host).cloned().unwrap_or_default());
+        Holds {
+            accepted: mask(&|h| h.accepted.clone()),
+            resets: mask(&|h| h.accepted.minus(&h.shared).minus(&h.taking)),
+            incoming: mask(&|h| h.incoming.clone()),
+            relayed: hosts.into_iter().filter_map(|host| Some((index(host)?, to(host)))).collect(),
+            connections: mask(&|h| h.connections()),
+            told: told.clone(),
+        }
+    }
+}
+
 /// One host's kernel, with the queue of its agent in front of it.
 #[derive(Debug, Default)]
 pub struct Kernel {
-    /// What it would accept.
-    pub claims: Mask,
+    /// What it would do.
+    pub holds: Holds,
     /// Until when, on the host's clock.
     pub lease_until: Time,
     /// By how many nanoseconds it notices the end of a lease too late.
@@ -37,14 +76,18 @@ pub struct Kernel {
     pub refuses: u64,
     /// Does nothing before this.
     pub stuck_until: At,
+    /// Slices of which connections live here.
+    pub alive: Mask,
 }
 
 impl Kernel {
-    /// What it accepts when the host's clock shows `now`.
+    /// Whether it does anything at all when the host's clock shows `now`.
+    pub fn is_open(&self, now: Time) -> bool {
+        now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0
+    }
+
+    /// The new flows that it accepts by itself when the host's clock shows `now`.
     pub fn accepts(&self, now: Time) -> Mask {
-        match now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0 {
-            true => self.claims,
-            false => Mask::default(),
-        }
+        if self.is_open(now) { self.holds.accepted } else { Mask::default() }
     }
 }

@@ -38,6 +38,11 @@ impl Mask {
         self.combine(other, |a, b| a & !b)
     }
 
+    /// What is in either.
+    pub fn or(&self, other: &Mask) -> Mask {
+        self.combine(other, |a, b| a | b)
+    }
+
     /// Whether nothing is in the set.
     pub fn is_empty(&self) -> bool {
         self.0 == [0; 4]

@@ -127,16 +127,20 @@ impl Node {
             next.accepted = if may_acquire { free } else { next.accepted.and(&mine) };
             self.send_off(service, &leaving, &mut next);
             if may_acquire {
-                next.incoming = next.incoming.or(&mine.and(&others.claims));
+                // Who claims a slice and relays it to us as well is in the middle of a change; if that is one
+                // of taking it back, it must not meet an open door.
+                let changing = others.relayed_to_us.minus(&held.incoming);
+                next.incoming = next.incoming.or(&mine.and(&others.claims).minus(&changing));
             }
         }
         self.keep_relaying(service, held, &mut next);
-        next.incoming = next.incoming.minus(&next.accepted);
+        // What is sent on to us while we send it on ourselves goes the same way.
+        next.incoming = next.incoming.minus(&next.accepted).minus(&next.all_relayed());
         next.taking = next.accepted.and(&others.relayed_to_us);
         if self.connections.follows(service) {
             let shared = if self.agreed { others.moving } else { others.moving.or(&held.shared) };
             next.shared = next.accepted.and(&shared);
-            let lived_here = held.accepted.or(&held.connections()).or(&held.incoming.and(&others.relayed_to_us));
+            let lived_here = held.accepted.or(&held.connections());
             next.moving = lived_here.minus(&next.accepted).minus(&self.connections.ended(service));
         }
         next
@@ -209,7 +213,7 @@ impl Node {
     /// connections.
     pub(super) fn only_connections(&self) -> Holdings {
         let keep = |(service, held): (&String, &Holding)| {
-            let moving = held.accepted.or(&held.connections()).or(&held.incoming);
+            let moving = held.accepted.or(&held.connections());
             let moving = if self.connections.follows(service) { moving } else { SliceSet::new() };
             (service.clone(), Holding { moving, ..Holding::default() })
         };

@@ -507,7 +507,7 @@ impl Node {
             self.voice.tell_all();
         }
         let taken_over = || self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
-        let lived_out = self.pending.is_none() && self.held.values().all(|h| h.connections().is_empty());
+        let lived_out = self.lived_out();
         if now.since(since) >= self.leave_limit() && lived_out || lived_out && taken_over() {
             self.stop();
         }
@@ -518,9 +518,9 @@ impl Node {
         self.timing.expiry() * 2
     }
 
-    /// Ends. Whoever still claims something goes without a word: the others must wait for its lease.
+    /// Ends. Whoever still holds something goes without a word: the others must wait for its lease.
     fn stop(&mut self) {
-        let in_order = self.claims_nothing();
+        let in_order = self.claims_nothing() && self.lived_out();
         self.phase = Phase::Left;
         self.voice.hush();
         if in_order {
@@ -536,6 +536,11 @@ impl Node {
         self.phase != Phase::Starting
             && self.pending.is_none()
             && self.held.values().all(|h| h.accepted.is_empty() && h.all_relayed().is_empty())
+    }
+
+    /// Whether no connections of slices that have moved on may live here.
+    fn lived_out(&self) -> bool {
+        self.pending.is_none() && self.held.values().all(|h| h.connections().is_empty())
     }
 
     /// Whether this phase may hold slices.

@@ -6,7 +6,7 @@ use crate::world::{World, name};
 pub(super) fn look(world: &World, i: usize) -> Result<(), Violation> {
     let host = &world.hosts[i];
     let bound = host.last_sent + world.config.timing.lease;
-    if world.hosts.len() == 1 || host.kernel.claims.is_empty() || host.kernel.lease_until <= bound {
+    if world.hosts.len() == 1 || host.kernel.holds.accepted.is_empty() || host.kernel.lease_until <= bound {
         return Ok(());
     }
     let over = host.kernel.lease_until.since(bound).as_millis();

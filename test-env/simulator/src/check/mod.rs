@@ -3,6 +3,7 @@
 mod fence;
 mod majority;
 mod owners;
+mod resets;
 mod words;
 
 use std::fmt;
@@ -51,6 +52,7 @@ pub enum Moved {
 pub struct Checks {
     apart: Apart,
     owners: Owners,
+    resets: resets::Resets,
     majority: majority::Majority,
     found: Option<Violation>,
 }
@@ -71,6 +73,7 @@ impl Checks {
         Checks {
             apart: apart(config),
             owners: Owners::new(config, partitions),
+            resets: resets::Resets::new(owners::tail(config)),
             majority: majority::Majority::new(config),
             found: None,
         }
@@ -87,6 +90,9 @@ impl Checks {
             return Err(found);
         }
         self.owners.look(world, moved)?;
+        if moved != Moved::Nothing {
+            self.resets.look(world)?;
+        }
         let hosts = match moved {
             Moved::Nothing => return Ok(()),
             Moved::Kernel(host) => host..host + 1,

@@ -12,6 +12,14 @@ use crate::config::{Config, DRIFT_MAX_PPM};
 use crate::mask::Mask;
 use crate::world::{World, name};
 
+/// For how long after a partition its effects are excused.
+pub(super) fn tail(config: &Config) -> At {
+    let t = config.timing;
+    let lease = nanos(t.lease) * (1_000_000 + DRIFT_MAX_PPM) / (1_000_000 - DRIFT_MAX_PPM);
+    // The first news after a partition may get lost a few times before it is understood.
+    lease + 3 * nanos(t.heartbeat)
+}
+
 /// The checker.
 #[derive(Debug, Default)]
 pub struct Owners {
@@ -26,12 +34,9 @@ pub struct Owners {
 impl Owners {
     /// The checker of a run that may or may not cut links.
     pub fn new(config: &Config, partitions: bool) -> Self {
-        let t = config.timing;
-        let lease = nanos(t.lease) * (1_000_000 + DRIFT_MAX_PPM) / (1_000_000 - DRIFT_MAX_PPM);
         Owners {
             excuses: partitions && config.partition == Partition::Serve,
-            // The first news after a partition may get lost a few times before it is understood.
-            tail: lease + 3 * nanos(t.heartbeat),
+            tail: tail(config),
             overlap: false,
             partitions: 0,
         }
@@ -42,11 +47,11 @@ impl Owners {
         // An overlap can only begin where a kernel changes; but an excuse can end at any time.
         let first = match moved {
             _ if self.overlap => 0..all,
-            Moved::Kernel(host) => host..host + 1,
-            Moved::Time => 0..all,
+            // By what it sends on, a kernel that changes may make another host serve.
+            Moved::Kernel(_) | Moved::Time => 0..all,
             Moved::Nothing => return Ok(()),
         };
-        let accepts: Vec<Mask> = (0..all).map(|h| world.accepts(h)).collect();
+        let accepts: Vec<Mask> = world.serves();
         let mut overlap = false;
         for a in first.filter(|&a| !accepts[a].is_empty()) {
             for b in (0..all).filter(|&b| b != a) {

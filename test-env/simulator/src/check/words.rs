@@ -16,7 +16,7 @@ pub(super) fn look(world: &World, i: usize) -> Result<(), Violation> {
     if accepts.is_empty() {
         return Ok(());
     }
-    let claims = Mask::of(node.own_claims(), &world.config.services, world.config.slices);
+    let claims = Mask::of(&node.own_claims(), &world.config.services, world.config.slices);
     let unknown = accepts.minus(&claims);
     match unknown.is_empty() {
         true => Ok(()),

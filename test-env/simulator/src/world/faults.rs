@@ -4,7 +4,15 @@ use onemac_core::node::Input;
 
 use super::{Event, World, name};
 use crate::clock::MS;
-use crate::fault::{Fault, Hosts, Life};
+use crate::fault::{Fault, Hosts, Life, Order};
+
+fn order_of(order: Order) -> Input {
+    match order {
+        Order::Drain => Input::Drain { service: None },
+        Order::Resume => Input::Resume { service: None },
+        Order::Weight(weight) => Input::Weight(weight),
+    }
+}
 
 impl World {
     pub(super) fn fault(&mut self, i: usize) {
@@ -15,6 +23,7 @@ impl World {
             Fault::Kill { host } => self.agent_dies(host),
             Fault::Start { host, life } => self.start(host, life),
             Fault::Leave { host } => self.operator(host, Input::Leave),
+            Fault::Order { host, order } => self.operator(host, order_of(order)),
             Fault::Pause { host, ms, kernel_goes_on } => self.pause(host, ms, kernel_goes_on),
             Fault::Cut { from, to, ms } => {
                 self.cut(from, to, true);
@@ -115,6 +124,12 @@ impl World {
                 self.next_work(host);
             }
             self.operator(host, Input::Link { up: true });
+            let weight = self.cluster.hosts[&name(host)];
+            if !self.hosts[host].is_leaving() {
+                self.operator(host, Input::Resume { service: None });
+            }
+            self.operator(host, Input::Weight(weight));
+            self.hosts[host].memory = None;
             if self.hosts[host].other_definition && self.hosts[host].node.is_some() {
                 self.tell(|| format!("{} is given the right definition", name(host)));
                 self.agent_dies(host);

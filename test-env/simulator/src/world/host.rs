@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use onemac_core::node::{Input, Node};
+use onemac_core::node::{Follow, Input, Memory, Node, Start};
 use onemac_core::report::{HostState, Stamp};
 use onemac_core::time::Time;
 
@@ -12,9 +13,11 @@ use crate::check::Moved;
 use crate::clock::{At, Clock, MS};
 use crate::dice::Dice;
 use crate::fault::Life;
-use crate::kernel::{Kernel, Work};
-use crate::mask::Mask;
+use crate::kernel::{Holds, Kernel, Work};
 use crate::network::{Datagram, Said};
+
+/// Longer than any run.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A host. What belongs to the agent is lost when it dies.
 pub struct Host {
@@ -49,6 +52,8 @@ pub struct Host {
     pub(super) gossip: BTreeMap<(usize, u64), Rc<Said>>,
     /// The newest report that the core was given of each host.
     pub(super) given: BTreeMap<usize, Stamp>,
+    /// What the last agent kept for the next.
+    pub(super) memory: Option<Box<Memory>>,
     pub(super) greatest_incarnation: u64,
 }
 
@@ -72,6 +77,7 @@ impl Host {
             answers: Vec::new(),
             kernel_goes_on: true,
             kernel_turn: 0,
+            memory: None,
             gossip: BTreeMap::new(),
             given: BTreeMap::new(),
             greatest_incarnation: 0,
@@ -96,6 +102,7 @@ impl World {
             return;
         }
         self.tell(|| format!("{} starts", name(host)));
+        self.kernel_finishes(host);
         let mut cluster = self.cluster.clone();
         if life == Life::OtherDefinition {
             cluster.definition.0[0] = 9;
@@ -104,20 +111,35 @@ impl World {
         h.agent += 1;
         let incarnation = match life {
             Life::Earlier => (h.greatest_incarnation / 2).max(1) + h.agent,
-            Life::Later | Life::OtherDefinition => h.greatest_incarnation + 1000,
+            Life::Later | Life::OtherDefinition | Life::Same => h.greatest_incarnation + 1000,
         };
         h.greatest_incarnation = h.greatest_incarnation.max(incarnation);
         let now = h.clock.read(self.now);
         let c = &self.config;
-        let mut node = Node::with_partition(&name(host), cluster, c.timing, c.partition, incarnation, now);
+        let start = Start {
+            host: name(host),
+            cluster,
+            timing: c.timing,
+            partition: c.partition,
+            follow: Follow { services: c.services.iter().cloned().collect(), drain_timeout: DRAIN_TIMEOUT },
+            incarnation,
+            leftover: h.kernel.holds.told.clone(),
+            lease_until: Some(h.kernel.lease_until),
+            memory: h.memory.take().filter(|_| life == Life::Same),
+        };
+        let mut node = Node::start(start, now);
         if let Some(rule) = c.mutation {
             node.break_rule(rule);
         }
+        h.emptied = node.state() != HostState::Joining;
+        let goes_on = h.emptied;
         h.node = Some(node);
-        h.emptied = false;
         h.other_definition = life == Life::OtherDefinition;
         h.wake = None;
-        self.knowledge.starts(host, self.now);
+        match goes_on {
+            true => self.knowledge.acts(host, true, self.now),
+            false => self.knowledge.starts(host, self.now),
+        }
         let agent = h.agent;
         let first = self.now + self.dice.roll(self.config.timing.heartbeat.as_nanos() as u64);
         if self.config.relays {
@@ -179,6 +201,15 @@ impl World {
         self.at(at, Event::Kernel { host, turn });
     }
 
+    /// Whoever reads the kernel's rules waits for what is being committed.
+    fn kernel_finishes(&mut self, host: usize) {
+        self.hosts[host].kernel.stuck_until = 0;
+        while !self.hosts[host].kernel.queue.is_empty() {
+            let turn = self.hosts[host].kernel_turn;
+            self.kernel_works(host, turn);
+        }
+    }
+
     /// The kernel does what is first in its queue.
     pub(super) fn kernel_works(&mut self, host: usize, turn: u64) -> Moved {
         let h = &mut self.hosts[host];
@@ -196,17 +227,18 @@ impl World {
             self.next_work(host);
         }
         self.counts.commits += 1;
+        self.connections_die(host);
         let h = &mut self.hosts[host];
         match work {
             Work::Clear => {
-                (h.kernel.claims, h.kernel.lease_until) = (Mask::default(), Time(0));
+                (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
             Work::Renew(until) => h.kernel.lease_until = until,
             Work::Apply(change) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.
                 if !refused || self.dice.chance(200) {
-                    h.kernel.claims = Mask::of(&change.claims, &self.config.services, self.config.slices);
+                    h.kernel.holds = Holds::of(&change.slices, &self.config.services, self.config.slices);
                     h.kernel.lease_until = change.lease_until.unwrap_or_default();
                     h.emptied |= h.agent == agent;
                 }

@@ -1,5 +1,6 @@
 //! The world: hosts, links and a queue of what happens next.
 
+mod connections;
 mod faults;
 mod gossip;
 mod host;
@@ -8,8 +9,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
+use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
 use onemac_core::report::Report;
+use onemac_core::slices::SliceSet;
 use onemac_core::view::{Cluster, DefinitionId};
 
 pub use self::host::Host;
@@ -110,6 +113,26 @@ pub struct World {
     checks: Checks,
     /// Processes run late by up to so many microseconds.
     late_us: u64,
+}
+
+/// What a kernel is asked for, in words.
+fn told(service: &str, held: &Holding) -> String {
+    let list = |slices: &SliceSet| format!("{:?}", slices.iter().collect::<Vec<_>>());
+    let mut text = format!("{service}: {}", list(&held.accepted));
+    for (what, slices) in [
+        ("shared", &held.shared),
+        ("taking", &held.taking),
+        ("incoming", &held.incoming),
+        ("moving", &held.moving),
+    ] {
+        if !slices.is_empty() {
+            text += &format!(" {what} {}", list(slices));
+        }
+    }
+    for (to, slices) in &held.relayed {
+        text += &format!(" to {to} {}", list(slices));
+    }
+    text + "; "
 }
 
 /// The name of a host.
@@ -218,6 +241,7 @@ impl World {
             Event::Kernel { host, turn } => return self.kernel_works(host, turn),
             Event::Look => {
                 self.at(self.now + LOOK, Event::Look);
+                self.connections_come_and_go();
                 return Moved::Time;
             }
         }
@@ -285,12 +309,14 @@ impl World {
                 }
                 Action::Apply(change) => {
                     self.tell(|| {
-                        let slices = change.claims.values().map(|c| c.iter().collect::<Vec<_>>());
-                        format!("{} asks its kernel for {:?}", name(host), slices.collect::<Vec<_>>())
+                        let lines = change.slices.iter().map(|(service, held)| told(service, held));
+                        format!("{} asks its kernel for {}", name(host), lines.collect::<String>())
                     });
                     self.ask_kernel(host, Work::Apply(change));
                 }
                 Action::Renew { lease_until } => self.ask_kernel(host, Work::Renew(lease_until)),
+                Action::Remember(memory) => self.hosts[host].memory = memory,
+                Action::Changed(_) => {}
                 Action::Note(event) => self.tell(|| format!("{} {event:?}", name(host))),
                 Action::Stop => self.agent_ends(host),
             }
@@ -357,7 +383,21 @@ impl World {
         self.checks.partitions()
     }
 
-    /// What the kernel of a host accepts now.
+    /// The new flows that each host serves now: those that its kernel accepts by itself, and those that
+    /// others send on to it and it accepts then.
+    pub fn serves(&self) -> Vec<Mask> {
+        let open = |host: &&Host| host.kernel.is_open(host.clock.read(self.now));
+        let mut serves: Vec<Mask> = (0..self.hosts.len()).map(|h| self.accepts(h)).collect();
+        for (to, slices) in self.hosts.iter().filter(open).flat_map(|h| &h.kernel.holds.relayed) {
+            let other = &self.hosts[*to];
+            if open(&other) {
+                serves[*to] = serves[*to].or(&slices.and(&other.kernel.holds.incoming));
+            }
+        }
+        serves
+    }
+
+    /// What the kernel of a host accepts by itself now.
     pub fn accepts(&self, host: usize) -> Mask {
         let h = &self.hosts[host];
         h.kernel.accepts(h.clock.read(self.now))

@@ -1,0 +1,45 @@
+//! No living connection is reset: whoever resets what it does not know is sure that nobody else knows it.
+//!
+//! A connection dies with its host's lease: from then on another host may answer for it. Where two hosts
+//! are apart ([`super::apart`]) neither can know what lives on the other.
+
+use super::Violation;
+use crate::clock::At;
+use crate::world::{World, name};
+
+/// The checker.
+#[derive(Debug, Default)]
+pub struct Resets {
+    tail: At,
+}
+
+impl Resets {
+    pub(super) fn new(tail: At) -> Self {
+        Resets { tail }
+    }
+
+    pub(super) fn look(&self, world: &World) -> Result<(), Violation> {
+        for (i, host) in world.hosts.iter().enumerate() {
+            let alive = host.kernel.alive.and(&host.kernel.holds.connections);
+            if alive.is_empty() || !host.kernel.is_open(host.clock.read(world.now)) {
+                continue;
+            }
+            for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
+                let both = alive.and(&other.kernel.holds.resets);
+                if both.is_empty()
+                    || !other.kernel.is_open(other.clock.read(world.now))
+                    || world.knowledge.were_apart(i, o, world.now, self.tail)
+                {
+                    continue;
+                }
+                let slices: Vec<u32> = both.iter().collect();
+                return Err(Violation {
+                    at: world.now,
+                    property: "no living connection is reset",
+                    text: format!("{} resets what lives on {}: {slices:?}", name(o), name(i)),
+                });
+            }
+        }
+        Ok(())
+    }
+}
