@@ -109,6 +109,60 @@ pub enum Command {
         #[command(flatten)]
         run_dir: RunDir,
     },
+    /// Take a service, or all, from a host: new clients go to the others, its connections stay.
+    ///
+    /// Lasts until `resume`, also across restarts of the agent, but not across a boot.
+    Drain {
+        /// Which host; this one if left out.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Which service; all if left out.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Wait until the host has no connections left, and tell how many there are.
+        #[arg(long)]
+        wait: bool,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Give a drained service, or all, back to a host; a host that leaves stays.
+    Resume {
+        /// Which host; this one if left out.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Which service; all if left out.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Change the weight of a host, until its agent meets another one in a new definition.
+    Weight {
+        /// Which host.
+        host: String,
+        /// Its share in proportion to the others', 0 to 100.
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        weight: u8,
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Read the definition again. It comes into force when every living host has it; a bad one changes nothing.
+    ///
+    /// Hosts, addresses, services, weights and the drain timeout can change this way. SIGHUP does the same.
+    Reload {
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Start the agent's program anew, for an upgrade: the kernel goes on serving, nobody notices.
+    Restart {
+        /// Which agent to ask.
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
     /// Tell a recorded run again: what was decided, when, and why.
     Replay {
         /// What `run --record` wrote.

@@ -7,27 +7,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use onemac_core::node::{Input, Node, Partition};
-use onemac_core::time::{Time, Timing};
-use onemac_core::view::Cluster;
+use onemac_core::node::{self, Input, Node};
+use onemac_core::time::Time;
 use serde::{Deserialize, Serialize};
 
 /// An entry that claims to be longer is not one of ours: a report is at most 16 KiB.
 const ENTRY_MAX: u32 = 64 * 1024;
 
-/// How a life began: all that [`Node`] is made from.
+/// How an agent began: all that [`Node`] is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// The host.
-    pub host: String,
-    /// The cluster.
-    pub cluster: Cluster,
-    /// Its durations.
-    pub timing: Timing,
-    /// Its policy for partitions.
-    pub partition: Partition,
-    /// The first life's number.
-    pub incarnation: u64,
+    /// What it knew.
+    pub with: node::Start,
     /// When it began.
     pub at: Time,
 }
@@ -35,8 +26,7 @@ pub struct Start {
 impl Start {
     /// The node as it was when it began.
     pub fn node(&self) -> Node {
-        let cluster = self.cluster.clone();
-        Node::with_partition(&self.host, cluster, self.timing, self.partition, self.incarnation, self.at)
+        Node::start(self.with.clone(), self.at)
     }
 }
 
@@ -122,11 +112,13 @@ fn next(file: &mut impl Read) -> io::Result<Option<Entry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onemac_core::view::DefinitionId;
+    use onemac_core::node::{Follow, Partition};
+    use onemac_core::time::Timing;
+    use onemac_core::view::{Cluster, DefinitionId};
     use std::time::Duration;
 
     fn start() -> Start {
-        Start {
+        let with = node::Start {
             host: "a".into(),
             cluster: Cluster {
                 name: "c".into(),
@@ -137,9 +129,13 @@ mod tests {
             },
             timing: Timing { heartbeat: Duration::from_millis(100), lease: Duration::from_millis(800) },
             partition: Partition::Serve,
+            follow: Follow { services: ["default".into()].into(), drain_timeout: Duration::from_secs(600) },
             incarnation: 7,
-            at: Time::from_millis(5),
-        }
+            leftover: Default::default(),
+            lease_until: None,
+            memory: None,
+        };
+        Start { with, at: Time::from_millis(5) }
     }
 
     #[test]

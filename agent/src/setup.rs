@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use onemac_core::node::Partition;
+use onemac_core::node::{Follow, Partition};
 use onemac_core::time::Timing;
 use onemac_core::view::{Cluster, DefinitionId};
-use onemac_definition::{Definition, Host};
+use onemac_definition::{Definition, Host, Protocol};
 
 use crate::failure::{Failure, Result};
 
@@ -125,6 +125,55 @@ pub fn services(definition: &Definition) -> Vec<String> {
         [] => vec![DEFAULT_SERVICE.into()],
         services => services.iter().map(|s| s.name.clone()).collect(),
     }
+}
+
+/// The services as the kernel's rules know them, with nothing accepted yet.
+pub fn kernel_services(definition: &Definition) -> Vec<onemac_rules::Service> {
+    let followed = follow(definition).services;
+    let service = |name: String| {
+        let tracked = followed.contains(&name);
+        onemac_rules::Service::everything(&name, tracked)
+    };
+    services(definition).into_iter().map(service).collect()
+}
+
+/// Whose connections are followed: a service of UDP alone has none.
+pub fn follow(definition: &Definition) -> Follow {
+    let tcp = |s: &onemac_definition::Service| s.protocols.is_empty() || s.protocols.contains(&Protocol::Tcp);
+    let services = match definition.services.as_slice() {
+        [] => [DEFAULT_SERVICE.into()].into(),
+        services => services.iter().filter(|s| tcp(s)).map(|s| s.name.clone()).collect(),
+    };
+    Follow { services, drain_timeout: definition.timing.drain_timeout }
+}
+
+/// What of a new definition can only come with new agents, by name; empty if all of it can come at once.
+pub fn needs_restart(before: &Definition, after: &Definition, me: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut differ = |key: &str, differs: bool| {
+        if differs {
+            keys.push(key.to_owned());
+        }
+    };
+    differ("cluster", before.cluster != after.cluster);
+    differ("secret_file", before.secret_file != after.secret_file);
+    differ("mac", before.mac != after.mac);
+    differ("link", before.link != after.link);
+    differ("slices", before.slices != after.slices);
+    differ("affinity", before.affinity != after.affinity);
+    differ("partition", before.partition != after.partition);
+    differ("timing.heartbeat", before.timing.heartbeat != after.timing.heartbeat);
+    differ("timing.lease", before.timing.lease != after.timing.lease);
+    for host in &after.hosts {
+        if let Some(known) = before.host(&host.name) {
+            differ(&format!("gossip of {}", host.name), host.gossip != known.gossip);
+            differ(
+                &format!("interface of {}", host.name),
+                host.name == me && host.interface != known.interface,
+            );
+        }
+    }
+    keys
 }
 
 /// The definition as the core sees it.

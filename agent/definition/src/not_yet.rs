@@ -4,7 +4,6 @@
 
 use std::fmt;
 
-use crate::model::Timing;
 use crate::model::{Definition, Service};
 use crate::words::{Affinity, Link, Method, Mode};
 
@@ -34,10 +33,6 @@ const TABLE: &[Row] = &[
     (
         |d| top("affinity", d.affinity != Affinity::Client),
         "the affinities network and client-port are not built yet; use `client`",
-    ),
-    (
-        |d| top("timing.drain_timeout", d.timing.drain_timeout != Timing::default().drain_timeout),
-        "slices do not keep their connections when they move yet; leave the key out",
     ),
     (
         |d| top("services", !d.services.is_empty()),

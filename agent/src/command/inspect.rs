@@ -7,7 +7,7 @@ use std::path::Path;
 use onemac_core::jhash;
 use serde::de::DeserializeOwned;
 
-use super::{print_json, run};
+use super::{orders, print_json, run};
 use crate::control::client;
 use crate::control::model::{Host, Owner, Slice, Slices, Status};
 use crate::failure::{Failure, Result};
@@ -63,8 +63,22 @@ fn status_text(s: &Status) -> String {
         }
         text += "\n";
     }
-    for service in s.services.iter().filter(|v| v.moving > 0) {
-        text += &format!("\n{} slices of {} are changing hands here\n", service.moving, service.name);
+    for service in s.services.iter().filter(|v| v.unsettled > 0) {
+        text += &format!("\n{} slices of {} are changing hands here\n", service.unsettled, service.name);
+    }
+    for host in s.hosts.iter().filter(|h| !h.drained.is_empty()) {
+        text += &format!("\n{} is drained of {}\n", host.name, host.drained.join(", "));
+    }
+    for host in s.hosts.iter().filter(|h| h.connections > 0) {
+        let oldest = if host.oldest_s > 0 {
+            format!(", oldest {}", orders::age(host.oldest_s.into()))
+        } else {
+            String::new()
+        };
+        text += &format!(
+            "\n{}: {} connections left on {} slices that have moved on{oldest}\n",
+            host.name, host.connections, host.moving
+        );
     }
     for problem in &s.problems {
         text += &format!("\n! {}\n  -> {}\n", problem.what, problem.advice);

@@ -1,6 +1,7 @@
 //! The commands, one function each; the longer ones in files of their own.
 
 mod inspect;
+mod orders;
 mod replay;
 mod run;
 
@@ -14,6 +15,7 @@ use clap::CommandFactory;
 use crate::cli::{Cli, Command};
 use crate::daemon::{self, Lock};
 use crate::failure::{Failure, Result};
+use crate::gossip::letter::Order;
 use crate::{kernel, plan, setup};
 
 /// Carries out a command.
@@ -32,6 +34,17 @@ pub fn execute(command: Command) -> Result<()> {
         },
         Command::Status { json, run_dir } => inspect::status(&run_dir.run_dir, json),
         Command::Slices { json, run_dir } => inspect::slices(&run_dir.run_dir, json),
+        Command::Drain { host, service, wait, run_dir } => {
+            orders::drain(&run_dir.run_dir, host, service, wait)
+        }
+        Command::Resume { host, service, run_dir } => {
+            orders::tell(&run_dir.run_dir, host, Order::Resume { service })
+        }
+        Command::Weight { host, weight, run_dir } => {
+            orders::tell(&run_dir.run_dir, Some(host), Order::Weight { weight })
+        }
+        Command::Reload { run_dir } => orders::reload(&run_dir.run_dir),
+        Command::Restart { run_dir } => orders::restart(&run_dir.run_dir),
         Command::Replay { file, all } => replay::replay(&file, all),
         Command::Clean { run_dir } => clean(&run_dir.run_dir),
         Command::Keygen { file } => keygen(file.as_deref()),
@@ -94,6 +107,7 @@ fn clean(run_dir: &Path) -> Result<()> {
     let _lock = Lock::take()?;
     let cleaned = run::runtime()?.block_on(kernel::clean(run_dir))?;
     let _ = fs::remove_file(crate::control::socket_path(run_dir));
+    daemon::forget(run_dir);
     let mut removed = Vec::new();
     if cleaned.device {
         removed.push(format!("the device {} with its addresses", kernel::SHARED_DEVICE));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
 use onemac_core::report::Report;
 use onemac_core::slices::SliceSet;
@@ -54,6 +55,7 @@ fn tell(node: &mut Node, origin: Time, now: Time, why: &str, all: bool) {
 }
 
 fn print_start(start: &Start) {
+    let start = &start.with;
     let hosts: Vec<String> = start.cluster.hosts.iter().map(|(h, w)| format!("{h}={w}")).collect();
     println!(
         "host {} of cluster {}: {}; {} slices, heartbeat {:?}, lease {:?}, partition {:?}",
@@ -85,9 +87,21 @@ fn decision(action: Action) -> Decision {
     let (text, matters) = match action {
         Action::Note(event) => (story::tell(&event).1, true),
         Action::Apply(change) => {
-            let slices: u32 = change.claims.values().map(SliceSet::len).sum();
+            let count = |set: fn(&Holding) -> u32| change.slices.values().map(set).sum::<u32>();
             let lease = if change.lease_until.is_some() { "under the lease" } else { "without a lease" };
-            (format!("kernel, change {}: accept {slices} slices {lease}", change.id), true)
+            let mut text = format!("kernel, change {}: accept {} slices", change.id, count(|h| h.accepted.len()));
+            for (what, slices) in [
+                ("shared", count(|h| h.shared.len())),
+                ("taken over", count(|h| h.taking.len())),
+                ("sent on", count(|h| h.all_relayed().len())),
+                ("taken from who sends on", count(|h| h.incoming.len())),
+                ("connections only", count(|h| h.moving.len())),
+            ] {
+                if slices > 0 {
+                    text += &format!(", {slices} {what}");
+                }
+            }
+            (format!("{text}, {lease}"), true)
         }
         Action::Renew { .. } => ("kernel: renew the lease".into(), false),
         Action::Publish { report, to } => {
@@ -97,6 +111,9 @@ fn decision(action: Action) -> Decision {
             };
             (format!("say to {to}: {}", word(&report)), false)
         }
+        Action::Remember(Some(_)) => ("keep what the next agent needs".into(), false),
+        Action::Remember(None) => ("keep nothing for the next agent".into(), false),
+        Action::Changed(_) => ("go by the new definition".into(), true),
         Action::Stop => ("end".into(), true),
     };
     Decision { text, matters }
@@ -111,9 +128,20 @@ fn describe(input: &Input) -> String {
         Input::Committed { change, ok: false } => format!("the kernel has refused change {change}"),
         Input::Stranger { host } => format!("somebody at {host}'s address fails authentication"),
         Input::Leave => "the operator wants this host to leave".into(),
+        Input::Drain { service } => format!("the operator drains {}", which(service)),
+        Input::Resume { service } => format!("the operator resumes {}", which(service)),
+        Input::Weight(weight) => format!("the operator gives this host the weight {weight}"),
+        Input::Stage(_) => "the operator has another definition".into(),
+        Input::Looked(look) => {
+            format!("{} connections of slices that have moved on are left", look.left.connections)
+        }
         Input::Link { up: true } => "the service device has a carrier".into(),
         Input::Link { up: false } => "the service device has lost its carrier".into(),
     }
+}
+
+fn which(service: &Option<String>) -> &str {
+    service.as_deref().unwrap_or("everything")
 }
 
 /// A report in a few words.

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -18,7 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks the agent of this run directory.
 pub async fn ask<T: DeserializeOwned>(run_dir: &Path, question: &str) -> Result<T> {
-    let asked = tokio::time::timeout(PATIENCE, get(run_dir, question)).await;
+    understand(run_dir, send(run_dir, Request::get(question), Bytes::new())).await
+}
+
+/// Tells the agent of this run directory to do something.
+pub async fn tell<T: DeserializeOwned>(run_dir: &Path, what: &str, body: &impl Serialize) -> Result<T> {
+    let body = serde_json::to_vec(body).map_err(Failure::failed)?;
+    let request = Request::post(what).header("content-type", "application/json");
+    understand(run_dir, send(run_dir, request, body.into())).await
+}
+
+async fn understand<T: DeserializeOwned>(
+    run_dir: &Path,
+    answer: impl Future<Output = Result<Bytes>>,
+) -> Result<T> {
+    let asked = tokio::time::timeout(PATIENCE, answer).await;
     let body = asked.map_err(|_| {
         Failure::failed(format_args!(
             "the agent in {} does not answer: it is stopped or hung (its kernel falls silent by itself)",
@@ -30,7 +46,7 @@ pub async fn ask<T: DeserializeOwned>(run_dir: &Path, question: &str) -> Result<
     })
 }
 
-async fn get(run_dir: &Path, question: &str) -> Result<Bytes> {
+async fn send(run_dir: &Path, request: Builder, body: Bytes) -> Result<Bytes> {
     let path = socket_path(run_dir);
     let stream = UnixStream::connect(&path).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::PermissionDenied => {
@@ -45,7 +61,7 @@ async fn get(run_dir: &Path, question: &str) -> Result<Bytes> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
     tokio::spawn(connection);
-    let request = Request::get(question).header("host", "localhost").body(Empty::<Bytes>::new());
+    let request = request.header("host", "localhost").body(Full::new(body));
     let answer = sender.send_request(request.map_err(Failure::failed)?).await.map_err(lost)?;
     let status = answer.status();
     let body = answer.into_body().collect().await.map_err(lost)?.to_bytes();

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gossip::letter::Order;
+
 /// `onemac status --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -13,7 +15,7 @@ pub struct Status {
     pub cluster: String,
     /// This host's name.
     pub host: String,
-    /// `joining`, `serving`, `leaving` or `left`.
+    /// `joining`, `serving`, `draining`, `leaving` or `left`.
     pub state: String,
     /// The view that this host computes with.
     pub view: View,
@@ -25,14 +27,46 @@ pub struct Status {
     pub services: Vec<Service>,
     /// What is not as it should be, and what to do.
     pub problems: Vec<Problem>,
-    /// The life of this agent.
+    /// The life of this host.
     pub incarnation: u64,
+    /// The run of the agent's program; grows with every start, also within one life.
+    pub run: u64,
+    /// The name of the definition that is in force.
+    pub definition: String,
+    /// A definition that waits for other hosts.
+    pub staged: Option<Staged>,
+    /// Slices that have moved on and may have connections left here.
+    pub moving: Vec<Moving>,
     /// How many slices there are.
     pub slices: u32,
     /// The cluster MAC.
     pub mac: String,
     /// The shared addresses.
     pub vips: Vec<IpAddr>,
+}
+
+/// A definition that comes into force when every living host has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Its name.
+    pub definition: String,
+    /// Who has not got it.
+    pub waits_for: Vec<String>,
+}
+
+/// A slice that has moved on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// Of which service.
+    pub service: String,
+    /// Its number.
+    pub slice: u32,
+    /// The connections that were found at the last look; none before the first.
+    pub connections: Option<u32>,
+    /// The age of the oldest in seconds; none if it is not known.
+    pub oldest_s: Option<u64>,
+    /// In how many seconds it is closed, whatever is left.
+    pub closes_in_s: u64,
 }
 
 /// The view.
@@ -63,6 +97,18 @@ pub struct Host {
     pub wire_ms: Option<u64>,
     /// How many slices of each service it says that it accepts.
     pub slices: BTreeMap<String, u32>,
+    /// How many slices have moved on and may have connections left there.
+    #[serde(default)]
+    pub moving: u32,
+    /// Those connections, by its last look.
+    #[serde(default)]
+    pub connections: u32,
+    /// The age of the oldest of them in seconds; 0 if it is not known.
+    #[serde(default)]
+    pub oldest_s: u32,
+    /// The services that its operator has taken from it.
+    #[serde(default)]
+    pub drained: Vec<String>,
 }
 
 /// A service on this host.
@@ -72,8 +118,14 @@ pub struct Service {
     pub name: String,
     /// Slices that this host's kernel accepts.
     pub owned: u32,
-    /// Slices that are changing hands here.
+    /// Slices that have moved on and may have connections left here.
     pub moving: u32,
+    /// Slices that are changing hands here.
+    #[serde(default)]
+    pub unsettled: u32,
+    /// Whether the operator has taken it from this host.
+    #[serde(default)]
+    pub drained: bool,
     /// Whether this host may serve it.
     pub healthy: bool,
 }
@@ -85,6 +137,22 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub advice: String,
+}
+
+/// What an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// Of which host; none: this one.
+    pub host: Option<String>,
+    /// What.
+    pub order: Order,
+}
+
+/// What came of a wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// In words.
+    pub said: String,
 }
 
 /// `onemac owner --json`.

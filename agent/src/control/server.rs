@@ -8,13 +8,13 @@ use std::path::Path;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::model::{Owner, Slices, Status};
+use super::model::{Done, Owner, Slices, Status, Wish};
 use crate::failure::{Failure, Result};
 
 /// A question to the loop.
@@ -26,7 +26,16 @@ pub enum Question {
     Slices(oneshot::Sender<Slices>),
     /// Whose is this client? The error is for the asker: there is no such service.
     Owner(IpAddr, Option<String>, oneshot::Sender<std::result::Result<Owner, String>>),
+    /// Do this.
+    Wish(Wish, Answer),
+    /// Read the definition again.
+    Reload(Answer),
+    /// Start the program anew in the same life.
+    Restart(Answer),
 }
+
+/// Where an operator waits for what came of a wish.
+pub type Answer = oneshot::Sender<Result<String>>;
 
 /// Opens the control socket, which only its owner may use, and answers from then on.
 pub fn open(path: &Path) -> Result<mpsc::Receiver<Question>> {
@@ -46,6 +55,9 @@ pub fn open(path: &Path) -> Result<mpsc::Receiver<Question>> {
         .route("/status", get(status))
         .route("/slices", get(slices))
         .route("/owner", get(owner))
+        .route("/order", post(order))
+        .route("/reload", post(reload))
+        .route("/restart", post(restart))
         .with_state(questions);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -77,6 +89,29 @@ async fn owner(State(to): Loop, Query(query): Query<OwnerQuery>) -> Response {
     match waiting.await {
         Ok(Ok(owner)) => Json(owner).into_response(),
         Ok(Err(why)) => (StatusCode::NOT_FOUND, why).into_response(),
+        Err(_) => ending(),
+    }
+}
+
+async fn order(State(to): Loop, Json(wish): Json<Wish>) -> Response {
+    wish_for(to, |answer| Question::Wish(wish, answer)).await
+}
+
+async fn reload(State(to): Loop) -> Response {
+    wish_for(to, Question::Reload).await
+}
+
+async fn restart(State(to): Loop) -> Response {
+    wish_for(to, Question::Restart).await
+}
+
+async fn wish_for(to: mpsc::Sender<Question>, question: impl FnOnce(Answer) -> Question) -> Response {
+    let (answer, waiting) = oneshot::channel();
+    let _ = to.send(question(answer)).await;
+    match waiting.await {
+        Ok(Ok(said)) => Json(Done { said }).into_response(),
+        Ok(Err(Failure::Usage(why))) => (StatusCode::BAD_REQUEST, why).into_response(),
+        Ok(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
         Err(_) => ending(),
     }
 }

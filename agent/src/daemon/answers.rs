@@ -6,14 +6,15 @@ use onemac_core::jhash;
 use onemac_core::node::{Hold, HostStatus, Node, Status as CoreStatus};
 use onemac_core::report::HostState;
 use onemac_core::time::Time;
+use onemac_core::view::DefinitionId;
 use onemac_definition::Definition;
 
 use super::driver::Driver;
 use super::story;
 use crate::clock;
-use crate::control::model::{Host, Owner, Problem, Service, Slice, Slices, Status, View};
+use crate::control::model::{Host, Moving, Owner, Problem, Service, Slice, Slices, Staged, Status, View};
 
-impl Driver<'_> {
+impl Driver {
     /// `onemac status`.
     pub(super) fn status(&self) -> Status {
         let now = clock::now();
@@ -29,6 +30,13 @@ impl Driver<'_> {
             hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,
+            run: self.terms.run,
+            definition: short(crate::setup::cluster(&self.terms.definition).definition),
+            staged: self.node.staged().map(|(id, waits)| Staged {
+                definition: short(id),
+                waits_for: waits.into_iter().collect(),
+            }),
+            moving: self.moving(now),
             slices: self.terms.definition.slices,
             mac: self.terms.definition.mac.to_string(),
             vips: self.terms.definition.vips.clone(),
@@ -40,10 +48,30 @@ impl Driver<'_> {
         Host { wire_ms: wire_heard.map(|at| now.since(*at).as_millis() as u64), ..host(h) }
     }
 
+    /// Slices that have moved on, and what lives there.
+    fn moving(&self, now: Time) -> Vec<Moving> {
+        let drain = self.terms.definition.timing.drain_timeout;
+        let moving = self.node.moving().iter();
+        let slices = moving.flat_map(|(service, slices)| slices.iter().map(move |(s, at)| (service, *s, *at)));
+        slices
+            .map(|(service, slice, since)| {
+                let seen = self.looks.seen.as_ref();
+                let found = seen.map(|s| s.get(&(service.clone(), slice)).copied().unwrap_or_default());
+                Moving {
+                    service: service.clone(),
+                    slice,
+                    connections: found.map(|f| f.connections),
+                    oldest_s: found.and_then(|f| f.oldest).map(|age| age.as_secs()),
+                    closes_in_s: drain.saturating_sub(now.since(since)).as_secs(),
+                }
+            })
+            .collect()
+    }
+
     /// `onemac owner`.
     pub(super) fn owner(&self, client: IpAddr, service: Option<String>) -> Result<Owner, String> {
         let service = service.unwrap_or_else(|| crate::setup::DEFAULT_SERVICE.into());
-        let known = crate::setup::services(self.terms.definition);
+        let known = crate::setup::services(&self.terms.definition);
         if !known.contains(&service) {
             return Err(format!("no service `{service}`; the services are {}", known.join(", ")));
         }
@@ -134,6 +162,15 @@ impl Driver<'_> {
                 "a moment's patience; if it stays, compare `onemac status` on those hosts",
             );
         }
+        if let Some((_, waits)) = self.node.staged() {
+            add(
+                format!(
+                    "a new definition waits for {}",
+                    waits.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+                "copy the file there and run `onemac reload` there; until then the old one is in force",
+            );
+        }
         let [forged, replayed, unknown, unreadable] = self.wire_counts();
         if replayed > 0 || unknown > 0 {
             add(
@@ -189,11 +226,27 @@ fn host(h: &HostStatus) -> Host {
         heard_ms: h.heard_ms,
         wire_ms: None,
         slices: h.slices.clone(),
+        moving: h.moving,
+        connections: h.left.connections,
+        oldest_s: h.left.oldest_s,
+        drained: h.drained.iter().cloned().collect(),
     }
 }
 
 fn service(s: &onemac_core::node::ServiceStatus) -> Service {
-    Service { name: s.name.clone(), owned: s.owned, moving: s.unsettled, healthy: true }
+    Service {
+        name: s.name.clone(),
+        owned: s.owned,
+        moving: s.moving,
+        unsettled: s.unsettled,
+        drained: s.drained,
+        healthy: true,
+    }
+}
+
+/// The first four bytes of a definition's name: enough to compare on the phone.
+fn short(id: DefinitionId) -> String {
+    id.0[..4].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn word(state: HostState) -> String {

@@ -11,17 +11,19 @@ use onemac_core::time::Time;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
+use super::life::Keeper;
+use super::looks::Looks;
+use super::orders::Desk;
 use super::{Signals, Terms, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
-use crate::gossip::beacon::Beacon;
+use crate::gossip::beacon::{Beacon, Seen};
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::record::Recorder;
-use crate::setup::DEFAULT_SERVICE;
 
 /// Two signals to end within this time are one wish.
 const SAME_WISH: Duration = Duration::from_millis(500);
@@ -35,7 +37,7 @@ pub struct Inputs {
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
-    pub beacon_reports: mpsc::Receiver<Report>,
+    pub beacon_reports: mpsc::Receiver<Seen>,
     /// Whether the service device has a carrier.
     pub carrier: mpsc::UnboundedReceiver<bool>,
     /// Operators.
@@ -55,11 +57,16 @@ pub struct Voices {
 }
 
 /// The core and its hands.
-pub struct Driver<'a> {
+pub struct Driver {
     pub(super) node: Node,
-    pub(super) terms: &'a Terms<'a>,
-    kernel: &'a Kernel,
-    voices: Voices,
+    pub(super) terms: Terms,
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) voices: Voices,
+    pub(super) keeper: Keeper,
+    pub(super) desk: Desk,
+    pub(super) looks: Looks,
+    /// Where frames for each host itself go, as seen on the service wire.
+    macs: BTreeMap<String, [u8; 6]>,
     recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
@@ -70,16 +77,19 @@ pub struct Driver<'a> {
     /// Whether systemd listens.
     systemd: bool,
     told: Option<String>,
+    /// The lease was renewed just now.
+    renewed: bool,
     stop: bool,
 }
 
-impl<'a> Driver<'a> {
+impl Driver {
     /// Everything is there; nothing has been said yet.
     pub fn new(
         node: Node,
-        terms: &'a Terms<'a>,
-        kernel: &'a Kernel,
+        terms: Terms,
+        kernel: Arc<Kernel>,
         voices: Voices,
+        keeper: Keeper,
         recorder: Recorder,
     ) -> Self {
         let (committed, commits) = mpsc::unbounded_channel();
@@ -88,6 +98,10 @@ impl<'a> Driver<'a> {
             terms,
             kernel,
             voices,
+            keeper,
+            desk: Desk::default(),
+            looks: Looks::new(),
+            macs: BTreeMap::new(),
             recorder,
             wire_heard: BTreeMap::new(),
             committed,
@@ -96,6 +110,7 @@ impl<'a> Driver<'a> {
             born: clock::now(),
             systemd: std::env::var_os("NOTIFY_SOCKET").is_some(),
             told: None,
+            renewed: false,
             stop: false,
         }
     }
@@ -107,23 +122,35 @@ impl<'a> Driver<'a> {
         self.carry_out().await;
         while !self.stop {
             let wait = self.node.next_deadline().since(clock::now());
+            let look = self.looks.due();
+            let until_look = look.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
+                () = tokio::time::sleep(until_look), if look.is_some() => self.looks.start(&self.terms),
+                looked = self.looks.result(&self.node) => if let Some(looked) = looked {
+                    self.feed(looked).await;
+                },
                 Some(message) = inputs.incoming.recv() => match message {
                     Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
+                    Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(report) = inputs.beacon_reports.recv() => {
+                Some(Seen { report, mac }) = inputs.beacon_reports.recv() => {
                     self.wire_heard.insert(report.host.clone(), clock::now());
+                    self.macs.insert(report.host.clone(), mac);
                     self.feed(Input::Heard(Box::new(report))).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
-                Some(question) = inputs.questions.recv() => self.answer(question),
-                () = inputs.signals.leave() => {
+                Some(question) = inputs.questions.recv() => self.answer(question).await,
+                Some(()) = inputs.signals.hangup.recv() => match self.reload().await {
+                    Ok(said) => tracing::info!("{said}"),
+                    Err(why) => tracing::error!("{why}"),
+                },
+                () = inputs.signals.end.wished() => {
                     // A supervisor and a process group often signal the same wish twice.
                     match told_to_leave {
                         Some(at) if clock::now().since(at) < SAME_WISH => continue,
@@ -151,7 +178,12 @@ impl<'a> Driver<'a> {
     pub async fn feed(&mut self, input: Input) {
         self.handle(input);
         self.carry_out().await;
+        self.looks.consider(&self.node);
+        self.forget_leavers();
         self.tell_systemd();
+        if std::mem::take(&mut self.renewed) && self.may_restart() {
+            self.restart().await;
+        }
     }
 
     fn handle(&mut self, input: Input) {
@@ -168,7 +200,14 @@ impl<'a> Driver<'a> {
                 Action::Renew { lease_until } => {
                     self.lease_until = Some(lease_until);
                     self.kernel.netfilter.renew(lease_until);
+                    self.renewed = true;
                 }
+                Action::Remember(memory) => {
+                    if let Err(error) = self.keeper.keep(memory) {
+                        tracing::warn!("{error}");
+                    }
+                }
+                Action::Changed(_) => self.change_definition().await,
                 Action::Note(event) => match story::tell(&event) {
                     (story::Volume::Info, text) => tracing::info!("{text}"),
                     (story::Volume::Warn, text) => tracing::warn!("{text}"),
@@ -197,8 +236,8 @@ impl<'a> Driver<'a> {
 
     fn apply(&mut self, change: Change) {
         self.lease_until = change.lease_until;
-        let owned = change.claims.get(DEFAULT_SERVICE).cloned().unwrap_or_default();
-        let answer = self.kernel.netfilter.change(owned, change.lease_until);
+        let services = kernel::services(&self.terms, &change.slices, &self.macs);
+        let answer = self.kernel.netfilter.change(services, change.lease_until);
         let committed = self.committed.clone();
         tokio::spawn(async move {
             let ok = answer.await.unwrap_or(false);
@@ -206,10 +245,16 @@ impl<'a> Driver<'a> {
         });
     }
 
-    fn answer(&mut self, question: Question) {
+    async fn answer(&mut self, question: Question) {
         match question {
+            Question::Wish(wish, answer) => self.wish(wish, answer).await,
+            Question::Reload(answer) => {
+                let result = self.reload().await;
+                drop(answer.send(result));
+            }
+            Question::Restart(answer) => self.want_restart(answer).await,
             Question::Status(to) => drop(to.send(self.status())),
-            Question::Slices(to) => drop(to.send(answers::slices(&self.node, self.terms.definition))),
+            Question::Slices(to) => drop(to.send(answers::slices(&self.node, &self.terms.definition))),
             Question::Owner(client, service, to) => drop(to.send(self.owner(client, service))),
         }
     }

@@ -3,17 +3,20 @@
 mod answers;
 mod driver;
 mod incarnation;
+mod life;
 mod lock;
+mod looks;
+mod orders;
 mod priority;
 pub mod story;
 
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onemac_core::node::Input;
+use onemac_core::node::{Input, Memory};
 use onemac_definition::{Definition, Host};
 use onemac_rules::Wanted;
 use sd_notify::NotifyState;
@@ -21,6 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::driver::{Driver, Inputs, Voices};
+use self::life::Keeper;
+pub use self::life::forget;
 pub use self::lock::Lock;
 use crate::clock;
 use crate::control::{server, socket_path};
@@ -28,16 +33,21 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
-use crate::kernel::Kernel;
+use crate::kernel::{Found, Kernel};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 
 /// What an agent runs by.
-pub(crate) struct Terms<'a> {
-    definition: &'a Definition,
-    host: &'a Host,
-    secret: Secret,
-    incarnation: u64,
+pub(crate) struct Terms {
+    pub definition: Definition,
+    pub host: Host,
+    pub secret: Secret,
+    /// Which run of the program this is; grows with every start.
+    pub run: u64,
+    /// Where the definition was read.
+    pub file: PathBuf,
+    /// The program's own file, which an upgrade may have replaced.
+    pub program: PathBuf,
 }
 
 /// What has been opened before anything is made in the kernel.
@@ -55,7 +65,7 @@ struct Doors {
 pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &Path) -> Result<()> {
     let definition = setup::load_definition(file)?;
     setup::refuse_what_is_to_come(file, &definition)?;
-    let host = setup::pick_host(&definition, host)?;
+    let host = setup::pick_host(&definition, host)?.clone();
     let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
     let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
@@ -63,16 +73,28 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
-    let incarnation = incarnation::next(run_dir)?;
-    let terms = Terms { definition: &definition, host, secret, incarnation };
+    let terms = Terms {
+        definition,
+        host,
+        secret,
+        run: incarnation::next(run_dir)?,
+        file: absolute(file),
+        program: std::env::current_exe().map_err(Failure::failed)?,
+    };
     let (wire, incoming) = open_wire(&terms).await?;
     let questions = server::open(&socket_path(run_dir))?;
     let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
-    let kernel = Kernel::bring_up(wanted(&definition, host, &terms.secret), run_dir).await;
+    let cluster = setup::cluster(&terms.definition);
+    let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
+    let kept = keeper.found();
+    let wanted = wanted(&terms.definition, &terms.host, &terms.secret);
+    let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some()).await;
     let result = match kernel {
-        Ok(kernel) => {
-            let served = serve(&terms, &kernel, doors).await;
+        Ok((kernel, found)) => {
+            let kernel = Arc::new(kernel);
+            let memory = kept.and_then(|life| life.memory);
+            let served = serve(terms, Arc::clone(&kernel), found, memory, keeper, doors).await;
             let failures = kernel.tear_down().await;
             failures.iter().for_each(|failure| tracing::error!("{failure}"));
             served.and(failures.into_iter().next().map_or(Ok(()), Err))
@@ -80,19 +102,32 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
         Err(error) => Err(error),
     };
     let _ = fs::remove_file(socket_path(run_dir));
+    life::forget(run_dir);
     result
 }
 
+/// As it will still be right when the program is started anew from another directory.
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.into())
+}
+
 /// The agent's life, with everything made.
-async fn serve(terms: &Terms<'_>, kernel: &Kernel, mut doors: Doors) -> Result<()> {
-    let Terms { definition, host, .. } = terms;
+async fn serve(
+    terms: Terms,
+    kernel: Arc<Kernel>,
+    found: Found,
+    memory: Option<Box<Memory>>,
+    keeper: Keeper,
+    mut doors: Doors,
+) -> Result<()> {
+    let Terms { definition, host, .. } = &terms;
     let (gossip_in, gossip_queue) = mpsc::channel(256);
     let (report_in, spread_reports) = mpsc::unbounded_channel();
     let me = Identity {
         cluster: definition.cluster.clone(),
         host: host.name.clone(),
         address: host.gossip,
-        incarnation: terms.incarnation,
+        incarnation: terms.run,
     };
     let seeds: Vec<SocketAddr> =
         definition.hosts.iter().map(|h| h.gossip).filter(|a| *a != host.gossip).collect();
@@ -106,11 +141,17 @@ async fn serve(terms: &Terms<'_>, kernel: &Kernel, mut doors: Doors) -> Result<(
     let (up, carrier) = kernel.carrier()?;
 
     let start = Start {
-        host: host.name.clone(),
-        cluster: setup::cluster(definition),
-        timing: setup::timing(definition),
-        partition: setup::partition(definition),
-        incarnation: terms.incarnation,
+        with: onemac_core::node::Start {
+            host: host.name.clone(),
+            cluster: setup::cluster(definition),
+            timing: setup::timing(definition),
+            partition: setup::partition(definition),
+            follow: setup::follow(definition),
+            incarnation: terms.run,
+            leftover: found.slices,
+            lease_until: found.lease_until,
+            memory,
+        },
         at: clock::now(),
     };
     let node = start.node();
@@ -118,7 +159,7 @@ async fn serve(terms: &Terms<'_>, kernel: &Kernel, mut doors: Doors) -> Result<(
     notify(&[NotifyState::Ready]);
     let Doors { wire, incoming, questions, signals, recorder } = doors;
     let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_reports, carrier, questions, signals };
-    let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, recorder);
+    let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder);
     if !up {
         driver.feed(Input::Link { up }).await;
     }
@@ -131,11 +172,16 @@ fn open_recorder(path: Option<&Path>) -> Result<Recorder> {
         .map_err(|e| Failure::failed(format_args!("can not record to {}: {e}", path.display())))
 }
 
-async fn open_wire(terms: &Terms<'_>) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
-    let me = terms.host;
-    let others = terms.definition.hosts.iter().filter(|h| h.name != me.name);
-    let peers: HashMap<SocketAddr, String> = others.map(|h| (h.gossip, h.name.clone())).collect();
-    let wire = Wire::open(me.gossip, terms.secret.gossip_key(), terms.incarnation, peers).await;
+/// The other hosts by address.
+fn peers(definition: &Definition, me: &str) -> HashMap<SocketAddr, String> {
+    let others = definition.hosts.iter().filter(|h| h.name != me);
+    others.map(|h| (h.gossip, h.name.clone())).collect()
+}
+
+async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
+    let me = &terms.host;
+    let peers = peers(&terms.definition, &me.name);
+    let wire = Wire::open(me.gossip, terms.secret.gossip_key(), terms.run, peers).await;
     let wire = wire.map_err(|e| {
         let advice = match e.kind() {
             std::io::ErrorKind::AddrNotAvailable => "that address is not on this host: is --host right?",
@@ -158,39 +204,41 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         vips: definition.vips.clone(),
         slices: definition.slices,
         seed: secret.hash_seed(),
-        owned: Default::default(),
+        services: setup::kernel_services(definition),
         lease: None,
     }
 }
 
 /// The signals that mean something.
 pub struct Signals {
+    /// The operator's wish to end.
+    pub end: End,
+    /// The operator has another definition.
+    pub hangup: Signal,
+}
+
+/// The signals that end an agent in order.
+pub struct End {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn open() -> Result<Self> {
         let open =
             |kind| signal(kind).map_err(|e| Failure::failed(format_args!("can not watch for signals: {e}")));
-        Ok(Signals {
-            terminate: open(SignalKind::terminate())?,
-            interrupt: open(SignalKind::interrupt())?,
-            hangup: open(SignalKind::hangup())?,
-        })
+        let end =
+            End { terminate: open(SignalKind::terminate())?, interrupt: open(SignalKind::interrupt())? };
+        Ok(Signals { end, hangup: open(SignalKind::hangup())? })
     }
+}
 
+impl End {
     /// Waits for the operator's wish to end.
-    async fn leave(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("reload is still to come: restart the agent to apply a new definition");
-                }
-            }
+    async fn wished(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {},
+            _ = self.interrupt.recv() => {},
         }
     }
 }

@@ -51,6 +51,15 @@ pub fn tell(event: &Event) -> (Volume, String) {
                 "somebody speaks in this host's name (life {incarnation}): another machine with the same --host?"
             ),
         ),
+        Event::GoesOn { incarnation } => {
+            (Info, format!("life {incarnation} goes on: the kernel has served without an agent meanwhile"))
+        }
+        Event::Ordered { weight, drained } => {
+            let drained = if drained.is_empty() { "nothing".into() } else { drained.join(", ") };
+            (Info, format!("by order: weight {weight}, drained of {drained}"))
+        }
+        Event::DefinitionChanged => (Info, "the new definition is in force".into()),
+        Event::Stays => (Info, "stays after all".into()),
         Event::Leaving => (Info, "leaving: handing the slices over".into()),
         Event::Left => (Info, "left".into()),
         Event::Outvoted { hosts } => {

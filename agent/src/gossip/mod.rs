@@ -3,9 +3,11 @@
 //! One UDP socket on the host's gossip address. [`seal`] authenticates every datagram and refuses replays
 //! (pure); [`wire`] owns the socket and sorts what comes in: handshakes, reports that a host sends
 //! directly, and the datagrams of chitchat, which spreads the same reports by way of others ([`spread`]).
-//! [`beacon`] is the second path: the same reports as frames on the service wire.
+//! [`beacon`] is the second path: the same reports as frames on the service wire. A [`letter`] is what an
+//! operator wants of another host.
 
 pub mod beacon;
+pub mod letter;
 pub mod seal;
 pub mod spread;
 pub mod wire;
@@ -46,7 +48,13 @@ mod tests {
             listening_ms: 60_000,
             weight: 100,
             view: Some(ViewId([2; 16])),
+            drained: Default::default(),
+            staged: None,
             claims,
+            relayed: Default::default(),
+            ready: Default::default(),
+            moving: Default::default(),
+            left: Default::default(),
             heard: (0..32).map(|i| (host(i), stamp)).collect::<BTreeMap<_, _>>(),
         }
     }

@@ -33,11 +33,13 @@ pub enum Kind {
     Gossip,
     /// A report.
     Report,
+    /// What an operator wants, or what came of it.
+    Letter,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Kind::Hello, Kind::Gossip, Kind::Report].into_iter().find(|&k| k as u8 == byte)
+        [Kind::Hello, Kind::Gossip, Kind::Report, Kind::Letter].into_iter().find(|&k| k as u8 == byte)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
@@ -12,6 +12,7 @@ use onemac_core::report::Report;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
+use super::letter::Letter;
 use super::seal::{Kind, Opened, Sealer};
 
 /// The largest datagram that UDP over IPv4 can carry.
@@ -37,6 +38,8 @@ pub enum Incoming {
     Gossip(Datagram),
     /// A datagram from this configured host failed authentication.
     Stranger(String),
+    /// Another host's operator wants something of ours, or ours has an answer.
+    Letter(String, Letter),
 }
 
 /// Counts for the operator.
@@ -56,7 +59,7 @@ pub struct Counts {
 pub struct Wire {
     socket: UdpSocket,
     sealer: Mutex<Sealer>,
-    peers: HashMap<SocketAddr, String>,
+    peers: RwLock<HashMap<SocketAddr, String>>,
     /// For the operator.
     pub counts: Counts,
 }
@@ -73,6 +76,7 @@ impl Wire {
         // Where this is not allowed the ordinary size has to do.
         let _ = setsockopt(&socket, SndBufForce, &SEND_BUFFER);
         let sealer = Mutex::new(Sealer::new(key, me, nonce));
+        let peers = RwLock::new(peers);
         Ok(Arc::new(Wire { socket, sealer, peers, counts: Counts::default() }))
     }
 
@@ -91,12 +95,22 @@ impl Wire {
     /// Sends `body` to one host or to all; whether any datagram left.
     pub fn send_to_hosts(&self, only: Option<&str>, kind: Kind, body: &[u8]) -> bool {
         let mut left = false;
-        for (&address, host) in &self.peers {
+        for (address, host) in self.peers() {
             if only.is_none_or(|wanted| wanted == host) {
                 left |= self.send(address, kind, body);
             }
         }
         left
+    }
+
+    /// The other hosts by address.
+    pub fn peers(&self) -> HashMap<SocketAddr, String> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These are the other hosts from now on.
+    pub fn set_peers(&self, peers: HashMap<SocketAddr, String>) {
+        *self.peers.write().unwrap_or_else(PoisonError::into_inner) = peers;
     }
 
     /// Starts reading. The returned queue gets everything that is genuine.
@@ -120,7 +134,8 @@ impl Wire {
     }
 
     fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
-        let Some(host) = self.peers.get(&from) else {
+        let known = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&from).cloned();
+        let Some(host) = known else {
             self.counts.unknown.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -129,7 +144,7 @@ impl Wire {
             let met = sealer.knows(from);
             match sealer.open(from, datagram) {
                 Opened::Body(kind, body) => {
-                    self.deliver(from, kind, body, queue);
+                    self.deliver((from, &host), kind, body, queue);
                     // The first genuine word of a run: show that we have heard it.
                     (!met).then(|| sealer.seal(from, Kind::Hello, &[]))
                 }
@@ -150,11 +165,12 @@ impl Wire {
         }
     }
 
-    fn deliver(&self, from: SocketAddr, kind: Kind, body: &[u8], queue: &mpsc::Sender<Incoming>) {
+    fn deliver(&self, (from, host): (SocketAddr, &str), kind: Kind, body: &[u8], queue: &mpsc::Sender<Incoming>) {
         let incoming = match kind {
             Kind::Hello => return,
             Kind::Gossip => Some(Incoming::Gossip((from, body.to_vec()))),
             Kind::Report => super::decode(body).map(Incoming::Report),
+            Kind::Letter => Letter::decode(body).map(|letter| Incoming::Letter(host.into(), letter)),
         };
         match incoming {
             // A full queue drops: whoever can not keep up hears the next heartbeat.

@@ -147,6 +147,12 @@ impl Links {
         Ok(link.header.index)
     }
 
+    /// The index of a device.
+    pub async fn index(&self, name: &str) -> Result<u32> {
+        let link = self.find(name).await?;
+        link.map(|l| l.header.index).ok_or_else(|| Failure::failed(format_args!("the device {name} is gone")))
+    }
+
     /// Brings a device up.
     pub async fn set_up(&self, name: &str, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).up().build();

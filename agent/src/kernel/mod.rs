@@ -8,16 +8,19 @@ pub mod conflict;
 pub mod link;
 pub mod netfilter;
 pub mod packet;
+mod standings;
 pub mod sysctl;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use onemac_rules::Wanted;
 use tokio::sync::mpsc;
 
 use self::link::{Links, ServiceDevice};
 use self::netfilter::Netfilter;
+pub use self::standings::{Found, services};
 use crate::failure::{Failure, Result};
 
 /// The device that holds the shared addresses.
@@ -28,26 +31,30 @@ pub struct Kernel {
     links: Links,
     /// The rules and their thread.
     pub netfilter: Netfilter,
-    sysctls: sysctl::Changed,
+    sysctls: Mutex<sysctl::Changed>,
     service: ServiceDevice,
 }
 
 impl Kernel {
-    /// Makes everything that `wanted` needs, accepting nothing yet. What an earlier run left is taken over.
+    /// Makes everything that `wanted` needs. With `take_over`, what the kernel does with slices stays as an
+    /// earlier run left it, and as long as its lease lasts; else nothing is accepted yet.
     ///
     /// On an error whatever was made is removed again.
-    pub async fn bring_up(wanted: Wanted, run_dir: &Path) -> Result<Self> {
+    pub async fn bring_up(wanted: Wanted, run_dir: &Path, take_over: bool) -> Result<(Self, Found)> {
         let links = Links::open()?;
         let service = links.service_device(&wanted.device).await?;
         let wanted = Wanted { device_mac: service.mac, ..wanted };
         links.refuse_foreign_device(SHARED_DEVICE).await?;
         links.refuse_foreign_holders(&wanted.vips).await?;
-        conflict::refuse_strangers(&wanted).await?;
+        // Whoever holds the addresses already was asked before it did.
+        if !take_over || !links.exists(SHARED_DEVICE).await? {
+            conflict::refuse_strangers(&wanted).await?;
+        }
 
         let sysctls = sysctl::Changed::load(run_dir)?;
 
-        let netfilter = match Netfilter::install(wanted.clone()).await {
-            Ok(netfilter) => netfilter,
+        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over).await {
+            Ok(installed) => installed,
             Err(error) => {
                 // What was installed and did not read back as wanted goes again, unless an earlier run's
                 // device stands under it and needs the mask.
@@ -57,9 +64,9 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let mut kernel = Kernel { links, netfilter, sysctls, service };
+        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service };
         match kernel.bring_up_device(&wanted).await {
-            Ok(()) => Ok(kernel),
+            Ok(()) => Ok((kernel, found)),
             Err(error) => {
                 for undone in kernel.tear_down().await {
                     tracing::error!("while cleaning up: {undone}");
@@ -69,12 +76,12 @@ impl Kernel {
         }
     }
 
-    async fn bring_up_device(&mut self, wanted: &Wanted) -> Result<()> {
+    async fn bring_up_device(&self, wanted: &Wanted) -> Result<()> {
         let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
         let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false));
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
-        self.sysctls.apply(&service)?;
+        self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).apply(&service)?;
         let (octets, on) = (wanted.cluster_mac.0, (wanted.device.as_str(), self.service.index));
         let index = self.links.shared_device(SHARED_DEVICE, on, octets).await?;
         // The settings of the shared device vanish with it: nothing to remember.
@@ -93,15 +100,28 @@ impl Kernel {
         Ok((self.service.carrier, link::watch_carrier(self.service.index)?))
     }
 
+    /// Other shared addresses and other services, while everything goes on. An address is covered by the
+    /// rules for as long as the device has it.
+    pub async fn change(&self, wanted: Wanted) -> Result<()> {
+        let wanted = Wanted { device_mac: self.service.mac, ..wanted };
+        let index = self.links.index(SHARED_DEVICE).await?;
+        let mut both = wanted.clone();
+        both.vips.extend(self.netfilter.vips());
+        self.netfilter.rebase(both).await?;
+        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await?;
+        self.netfilter.rebase(wanted).await
+    }
+
     /// Removes everything, the device before the rules; says what could not be removed.
-    pub async fn tear_down(mut self) -> Vec<Failure> {
+    pub async fn tear_down(&self) -> Vec<Failure> {
         let device = self.links.remove(SHARED_DEVICE).await.map(drop);
         // While the device stands, the rules that mask it must stand too.
         let rules = match &device {
             Ok(()) => self.netfilter.remove().await,
             Err(_) => Ok(()),
         };
-        [device, rules, self.sysctls.restore()].into_iter().filter_map(std::result::Result::err).collect()
+        let sysctls = self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).restore();
+        [device, rules, sysctls].into_iter().filter_map(std::result::Result::err).collect()
     }
 }
 

@@ -102,6 +102,17 @@ impl Node {
         }
     }
 
+    /// Whether a host has been heard within the expiry.
+    pub fn hears(&self, host: &str) -> bool {
+        self.is_alive(host)
+    }
+
+    /// Whether nothing is on its way between this host's kernel and another's.
+    pub fn is_settled(&self) -> bool {
+        let still = |h: &Holding| h.all_relayed().is_empty() && h.incoming.is_empty() && h.taking.is_empty();
+        self.phase == Phase::Serving && self.pending.is_none() && self.agreed && self.held.values().all(still)
+    }
+
     /// The ownership table of a service, by the view that was last agreed or, where there is no agreement,
     /// the view at the last heartbeat; none while this host joins for the first time.
     pub fn table(&self, service: &str) -> Option<&Table> {

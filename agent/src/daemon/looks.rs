@@ -1,0 +1,139 @@
+//! Looks at the kernel's connections, while there are slices that have moved on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use onemac_core::jhash;
+use onemac_core::node::{Input, Look, Node};
+use onemac_core::report::{Claims, Left};
+use onemac_core::time::Time;
+use onemac_definition::Definition;
+use onemac_rules::netlink::Netfilter as Rules;
+use onemac_rules::netlink::conntrack::Connection;
+use tokio::sync::mpsc;
+
+use super::Terms;
+use crate::clock;
+
+/// From a move to the first look, and from one look to the next. A look costs what it costs to list the
+/// host's connections; a long one is followed by a longer pause.
+const FIRST: Duration = Duration::from_millis(50);
+const NEXT: Duration = Duration::from_secs(1);
+const PAUSE: u32 = 10;
+
+/// What was found of one slice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    pub connections: u32,
+    pub oldest: Option<Duration>,
+}
+
+/// What a look has shown: living connections by service and slice.
+type Seen = BTreeMap<(String, u32), Found>;
+
+/// When to look, and what was seen last.
+pub struct Looks {
+    done: mpsc::UnboundedSender<(Time, Option<Seen>)>,
+    results: mpsc::UnboundedReceiver<(Time, Option<Seen>)>,
+    due: Option<Time>,
+    looking: bool,
+    pub seen: Option<Seen>,
+    failed: bool,
+}
+
+impl Looks {
+    pub fn new() -> Self {
+        let (done, results) = mpsc::unbounded_channel();
+        Looks { done, results, due: None, looking: false, seen: None, failed: false }
+    }
+
+    /// When to look next.
+    pub fn due(&self) -> Option<Time> {
+        self.due.filter(|_| !self.looking)
+    }
+
+    /// Something has happened: is there anything to look for?
+    pub fn consider(&mut self, node: &Node) {
+        if node.moving().values().all(BTreeMap::is_empty) {
+            self.due = None;
+            self.seen = None;
+        } else if self.due.is_none() && !self.looking {
+            self.due = Some(clock::now() + FIRST);
+        }
+    }
+
+    /// Looks, elsewhere: listing many connections takes a while.
+    pub fn start(&mut self, terms: &Terms) {
+        self.looking = true;
+        self.due = None;
+        let (definition, seed) = (terms.definition.clone(), terms.secret.hash_seed());
+        let done = self.done.clone();
+        tokio::task::spawn_blocking(move || {
+            let at = clock::now();
+            let seen = Rules::open().and_then(|mut rules| rules.connections(&definition.vips));
+            let seen = match seen {
+                Ok(connections) => Some(sort(&definition, seed, &connections)),
+                Err(error) => {
+                    tracing::debug!("{error}");
+                    None
+                }
+            };
+            let _ = done.send((at, seen));
+        });
+    }
+
+    /// What the core is to know of the next result.
+    pub async fn result(&mut self, node: &Node) -> Option<Input> {
+        let (at, seen) = self.results.recv().await?;
+        self.looking = false;
+        let took = clock::now().since(at);
+        self.due = Some(clock::now() + NEXT.max(took * PAUSE));
+        if seen.is_none() && !self.failed {
+            tracing::warn!(
+                "can not list this host's connections (is nf_conntrack_netlink there?): slices that have moved \
+                 stay open to them until the drain timeout"
+            );
+        }
+        self.failed = seen.is_none();
+        let seen = seen?;
+        let look = look(at, &seen, node);
+        self.seen = Some(seen);
+        Some(Input::Looked(look))
+    }
+}
+
+/// Living connections by service and slice.
+fn sort(definition: &Definition, seed: u32, connections: &[Connection]) -> Seen {
+    let mut seen = Seen::new();
+    for connection in connections.iter().filter(|c| c.is_live()) {
+        let service = service_of(definition, connection.port);
+        let slice = jhash::slice_of(connection.client, definition.slices, seed);
+        let found = seen.entry((service.to_owned(), slice)).or_default();
+        found.connections += 1;
+        found.oldest = found.oldest.max(connection.age);
+    }
+    seen
+}
+
+/// The service that has a TCP port.
+fn service_of(definition: &Definition, port: u16) -> &str {
+    let has = |s: &&onemac_definition::Service| {
+        s.protocols.contains(&onemac_definition::Protocol::Tcp)
+            && s.ports.iter().any(|range| (range.first..=range.last).contains(&port))
+    };
+    definition.services.iter().find(has).map_or(crate::setup::DEFAULT_SERVICE, |s| s.name.as_str())
+}
+
+fn look(at: Time, seen: &Seen, node: &Node) -> Look {
+    let mut alive = Claims::new();
+    let mut left = Left::default();
+    for ((service, slice), found) in seen {
+        alive.entry(service.clone()).or_default().insert(*slice);
+        if node.moving().get(service).is_some_and(|slices| slices.contains_key(slice)) {
+            left.connections += found.connections;
+            let age = found.oldest.map_or(0, |age| age.as_secs());
+            left.oldest_s = left.oldest_s.max(u32::try_from(age).unwrap_or(u32::MAX));
+        }
+    }
+    Look { at, alive, left }
+}

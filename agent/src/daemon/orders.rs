@@ -1,0 +1,288 @@
+//! What operators want: of this host, and of others by letter.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onemac_core::node::{Input, Staged};
+use onemac_core::time::Time;
+use onemac_definition::Definition;
+use tokio::sync::oneshot;
+
+use super::driver::Driver;
+use crate::clock;
+use crate::control::model::Wish;
+use crate::control::server::Answer;
+use crate::failure::{Failure, Result};
+use crate::gossip::letter::{Letter, Order};
+use crate::gossip::seal::Kind;
+use crate::setup;
+
+/// How often a letter is sent, and how long an answer is waited for.
+const AGAIN: Duration = Duration::from_millis(200);
+const TRIES: u32 = 15;
+
+/// For how long a restart waits for moves to end.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// What is under way for operators.
+#[derive(Default)]
+pub struct Desk {
+    /// Who waits for the answer to which letter.
+    letters: HashMap<u64, oneshot::Sender<std::result::Result<String, String>>>,
+    last_letter: u64,
+    /// The definition that waits for the others.
+    pub staged: Option<Box<Definition>>,
+    /// Hosts that a new definition has no more, until they have gone.
+    leaving: HashMap<SocketAddr, String>,
+    /// Somebody waits for this agent to start anew, and moves are waited for until then.
+    pub restart: Option<(Time, Answer)>,
+}
+
+impl Driver {
+    pub(super) async fn wish(&mut self, wish: Wish, answer: Answer) {
+        let host = match wish.host.as_deref().map(|name| self.terms.definition.host(name)) {
+            None => self.terms.host.name.clone(),
+            Some(Some(host)) => host.name.clone(),
+            Some(None) => {
+                let names: Vec<&str> = self.terms.definition.hosts.iter().map(|h| h.name.as_str()).collect();
+                let wanted = wish.host.unwrap_or_default();
+                let why = format!("no host `{wanted}` in the definition; its hosts are {}", names.join(", "));
+                return drop(answer.send(Err(Failure::usage(why))));
+            }
+        };
+        if let Err(why) = self.check_service(&wish.order) {
+            return drop(answer.send(Err(Failure::usage(why))));
+        }
+        if host == self.terms.host.name {
+            let result = self.obey(wish.order).await.map_err(Failure::failed);
+            return drop(answer.send(result));
+        }
+        if !self.node.hears(&host) {
+            let why = format!("{host} is not heard now, so it can not be told; its share is with the others");
+            return drop(answer.send(Err(Failure::failed(why))));
+        }
+        self.send_letter(host, wish.order, answer);
+    }
+
+    fn check_service(&self, order: &Order) -> std::result::Result<(), String> {
+        let (Order::Drain { service } | Order::Resume { service }) = order else { return Ok(()) };
+        let known = setup::services(&self.terms.definition);
+        match service {
+            Some(name) if !known.contains(name) => {
+                Err(format!("no service `{name}`; the services are {}", known.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what an operator wants of this host; says what came of it, or why not.
+    pub(super) async fn obey(&mut self, order: Order) -> std::result::Result<String, String> {
+        self.check_service(&order)?;
+        let me = self.terms.host.name.clone();
+        let of = |service: &Option<String>| service.clone().unwrap_or_else(|| "everything".into());
+        let (input, said) = match order {
+            Order::Drain { service } => {
+                self.somebody_else_serves(service.as_deref())?;
+                let said = format!("{me} is drained of {}: it takes nothing new", of(&service));
+                (Input::Drain { service }, said)
+            }
+            Order::Resume { service } => {
+                let said = format!("{me} resumes {}", of(&service));
+                (Input::Resume { service }, said)
+            }
+            Order::Weight { weight } => {
+                if weight > 100 {
+                    return Err(format!("a weight is 0 to 100, not {weight}"));
+                }
+                if weight == 0 {
+                    self.somebody_else_serves(None)?;
+                }
+                (Input::Weight(weight), format!("{me} has the weight {weight}"))
+            }
+        };
+        self.feed(input).await;
+        Ok(said)
+    }
+
+    /// A cluster of which every host is drained would serve nobody.
+    fn somebody_else_serves(&self, service: Option<&str>) -> std::result::Result<(), String> {
+        let status = self.node.status(clock::now());
+        let wanted = match service {
+            Some(name) => vec![name.to_owned()],
+            None => setup::services(&self.terms.definition),
+        };
+        for name in wanted {
+            let serves = |h: &&onemac_core::node::HostStatus| {
+                h.name != self.terms.host.name
+                    && h.alive
+                    && h.weight > 0
+                    && h.state.is_some_and(onemac_core::report::HostState::serves)
+                    && !h.drained.contains(&name)
+            };
+            if !status.hosts.iter().any(|h| serves(&h)) {
+                return Err(format!(
+                    "no other host would serve {name}: {} is the last one; start or resume another first",
+                    self.terms.host.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn send_letter(&mut self, host: String, order: Order, answer: Answer) {
+        self.desk.last_letter += 1;
+        let id = self.terms.run.wrapping_mul(1_000_000).wrapping_add(self.desk.last_letter);
+        let (reply, mut replied) = oneshot::channel();
+        self.desk.letters.retain(|_, waiting| !waiting.is_closed());
+        self.desk.letters.insert(id, reply);
+        let wire = Arc::clone(&self.voices.wire);
+        let letter = Letter::Order { id, order }.encode();
+        tokio::spawn(async move {
+            for _ in 0..TRIES {
+                wire.send_to_hosts(Some(&host), Kind::Letter, &letter);
+                match tokio::time::timeout(AGAIN, &mut replied).await {
+                    Ok(Ok(result)) => return drop(answer.send(result.map_err(Failure::failed))),
+                    Ok(Err(_)) => break,
+                    Err(_) => {}
+                }
+            }
+            let why = format!("{host} does not answer; whether it has done it, `onemac status` will show");
+            let _ = answer.send(Err(Failure::failed(why)));
+        });
+    }
+
+    /// A letter has come in.
+    pub(super) async fn letter(&mut self, from: String, letter: Letter) {
+        match letter {
+            Letter::Order { id, order } => {
+                tracing::info!("{from} passes on an operator's order: {order:?}");
+                let result = self.obey(order).await;
+                let reply = Letter::Reply { id, result }.encode();
+                self.voices.wire.send_to_hosts(Some(&from), Kind::Letter, &reply);
+            }
+            Letter::Reply { id, result } => {
+                if let Some(waiting) = self.desk.letters.remove(&id) {
+                    let _ = waiting.send(result);
+                }
+            }
+        }
+    }
+
+    /// Reads the definition again. A bad one changes nothing.
+    pub(super) async fn reload(&mut self) -> Result<String> {
+        let file = self.terms.file.clone();
+        let definition = setup::load_definition(&file)?;
+        setup::refuse_what_is_to_come(&file, &definition)?;
+        let me = self.terms.host.name.clone();
+        let keys = setup::needs_restart(&self.terms.definition, &definition, &me);
+        if !keys.is_empty() {
+            return Err(Failure::usage(format_args!(
+                "{}: {} can not change while the cluster runs; nothing was changed. Stop every agent, then start \
+                 them with the new file",
+                file.display(),
+                keys.join(", ")
+            )));
+        }
+        let cluster = setup::cluster(&definition);
+        let follow = setup::follow(&definition);
+        let gone = definition.host(&me).is_none();
+        let same = cluster.definition == setup::cluster(&self.terms.definition).definition;
+        self.desk.staged = (!same).then(|| Box::new(definition));
+        self.feed(Input::Stage(Box::new(Staged { cluster, follow }))).await;
+        let said = match self.node.staged() {
+            _ if same => "the definition has not changed".into(),
+            None => "the new definition is in force".into(),
+            Some((_, waits)) => format!(
+                "the new definition is read; it comes into force when every living host has it. Still to come: {} \
+                 (`onemac reload` there)",
+                waits.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+        };
+        let leaves = if gone { format!("; {me} is not in it and will leave") } else { String::new() };
+        Ok(said + &leaves)
+    }
+
+    /// Another definition is in force: the kernel's side of it, and whom we speak to.
+    pub(super) async fn change_definition(&mut self) {
+        let Some(definition) = self.desk.staged.take() else { return };
+        let definition = *definition;
+        let before = self.voices.wire.peers();
+        let me = self.terms.host.name.clone();
+        let after = super::peers(&definition, &me);
+        self.desk.leaving.extend(before.into_iter().filter(|(address, _)| !after.contains_key(address)));
+        self.desk.leaving.retain(|address, _| !after.contains_key(address));
+        let mut all = after;
+        all.extend(self.desk.leaving.clone());
+        self.voices.wire.set_peers(all);
+        let wanted = super::wanted(&definition, &self.terms.host, &self.terms.secret);
+        if let Err(error) = self.kernel.change(wanted).await {
+            tracing::error!("{error}");
+        }
+        let id = setup::cluster(&definition).definition;
+        if let Some(host) = definition.host(&me) {
+            self.terms.host = host.clone();
+        }
+        self.terms.definition = definition;
+        if let Err(error) = self.keeper.change_definition(id) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Stops speaking to hosts that have left the definition and the cluster.
+    pub(super) fn forget_leavers(&mut self) {
+        if self.desk.leaving.is_empty() {
+            return;
+        }
+        let gone: Vec<SocketAddr> = self.desk.leaving.iter().filter(|(_, h)| !self.node.hears(h)).map(|(a, _)| *a).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let mut peers = self.voices.wire.peers();
+        for address in gone {
+            self.desk.leaving.remove(&address);
+            peers.remove(&address);
+        }
+        self.voices.wire.set_peers(peers);
+    }
+
+    /// Starts the program anew as soon as nothing moves and the lease is fresh; the kernel serves meanwhile.
+    pub(super) async fn want_restart(&mut self, answer: Answer) {
+        let program = self.terms.program.clone();
+        let file = self.terms.file.clone();
+        // A program that can not even read the definition would leave the kernel alone until its lease ends.
+        let tried = tokio::process::Command::new(&program).arg("check").arg(&file).output().await;
+        let fine = match tried {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(format!(
+                "{} does not take the definition {}: {}",
+                program.display(),
+                file.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            )),
+            Err(error) => Err(format!("can not run {}: {error}", program.display())),
+        };
+        match fine {
+            Ok(()) => self.desk.restart = Some((clock::now() + SETTLE, answer)),
+            Err(why) => drop(answer.send(Err(Failure::failed(format!("{why}; this agent goes on"))))),
+        }
+    }
+
+    /// Whether it is time to start anew.
+    pub(super) fn may_restart(&self) -> bool {
+        self.desk.restart.as_ref().is_some_and(|(until, _)| self.node.is_settled() || clock::now() >= *until)
+    }
+
+    /// Becomes the program anew. Returns only if that fails.
+    pub(super) async fn restart(&mut self) {
+        use std::os::unix::process::CommandExt;
+        let Some((_, answer)) = self.desk.restart.take() else { return };
+        let _ = answer.send(Ok("starting anew".into()));
+        // The answer has to leave before its socket is gone.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.kernel.netfilter.finish().await;
+        let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
+        tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
+    }
+}
