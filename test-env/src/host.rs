@@ -20,6 +20,7 @@ use crate::netns::Netns;
 use crate::numbered::Responder;
 use crate::process::{Process, shell_code, tail};
 use crate::server::Server;
+use crate::tcp::EchoServer;
 use crate::{nameserver, topology};
 
 /// How long an orderly leave may take before it counts as hung.
@@ -44,6 +45,7 @@ struct Programs {
     agent: Option<Agent>,
     nameserver: Option<Process>,
     responder: Option<Responder>,
+    echo: Option<EchoServer>,
 }
 
 /// How a command of the program under test ended.
@@ -291,6 +293,29 @@ impl Host {
         Ok(())
     }
 
+    /// Starts the [`crate::tcp`] server.
+    ///
+    /// # Errors
+    /// When a socket can not be opened.
+    pub fn start_echo(&self) -> Result<()> {
+        let echo = EchoServer::start(&self.netns, self.number, &self.vips)?;
+        self.programs().echo = Some(echo);
+        Ok(())
+    }
+
+    /// The connections that its [`crate::tcp`] server has; none where there is no server.
+    #[must_use]
+    pub fn echo_connections(&self) -> usize {
+        self.programs().echo.as_ref().map_or(0, EchoServer::open)
+    }
+
+    /// Ends all connections of its [`crate::tcp`] server, see [`EchoServer::cut`].
+    pub fn cut_echo(&self, reset: bool) {
+        if let Some(echo) = &self.programs().echo {
+            echo.cut(reset);
+        }
+    }
+
     /// Starts a [`Server`] on the shared and on the host's own addresses.
     ///
     /// # Errors
@@ -316,10 +341,11 @@ impl Host {
     /// # Errors
     /// When a part does not come up.
     pub fn power_on(&self) -> Result<()> {
-        let (had_nameserver, had_responder) = {
+        let (had_nameserver, had_responder, had_echo) = {
             let mut programs = self.programs();
             programs.agent = None;
-            (programs.nameserver.take().is_some(), programs.responder.take().is_some())
+            let Programs { nameserver, responder, echo, .. } = &mut *programs;
+            (nameserver.take().is_some(), responder.take().is_some(), echo.take().is_some())
         };
         // The other end of the cable goes with the device; a namespace lingers while a socket is open.
         self.ports().iter().try_for_each(|port| self.switch.ip(&format!("link del {port}")).map(drop))?;
@@ -332,6 +358,9 @@ impl Host {
         }
         if had_responder {
             self.start_responder()?;
+        }
+        if had_echo {
+            self.start_echo()?;
         }
         self.start_agent()
     }

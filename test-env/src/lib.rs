@@ -31,6 +31,7 @@ mod process;
 mod report;
 mod server;
 mod snapshot;
+pub mod tcp;
 mod topology;
 mod wait;
 
