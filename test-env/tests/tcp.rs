@@ -43,7 +43,9 @@ fn wait_answers(lab: &Lab, crowd: &Crowd, each: u64) -> Result<()> {
 #[test]
 fn a_crowd_lives_and_ends_in_order() -> Result<()> {
     let lab = plain()?;
-    let crowd = crowd(&lab, 200)?;
+    lab.start_echoes()?;
+    let load = Load { every: Duration::from_millis(20), ..load(200) };
+    let crowd = Crowd::open_with(lab.clients(), load)?;
     wait_answers(&lab, &crowd, 300)?;
     let report = crowd.report();
     ensure!(report.alive == 200 && report.by_host == [(1, 200)].into(), "{report}");
