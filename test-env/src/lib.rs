@@ -23,6 +23,7 @@ mod host;
 mod janitor;
 mod lab;
 mod loss;
+pub mod moves;
 mod nameserver;
 mod netns;
 pub mod numbered;

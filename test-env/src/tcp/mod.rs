@@ -15,6 +15,7 @@ mod echo;
 mod newcomers;
 mod report;
 mod socket;
+pub mod trial;
 
 pub use connection::{Ended, How, Seen};
 pub use crowd::{Crowd, Load};
