@@ -110,16 +110,16 @@ impl<'a> Driver<'a> {
             tokio::select! {
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
+                    Incoming::Report(report) => self.feed(Input::Heard(Arc::new(report))).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
                 Some(report) = inputs.beacon_reports.recv() => {
                     self.wire_heard.insert(report.host.clone(), clock::now());
-                    self.feed(Input::Heard(Box::new(report))).await;
+                    self.feed(Input::Heard(Arc::new(report))).await;
                 }
-                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
+                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
                 Some(question) = inputs.questions.recv() => self.answer(question),

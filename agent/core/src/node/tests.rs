@@ -3,7 +3,6 @@
 
 extern crate std;
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -251,7 +250,7 @@ impl World {
                         self.feed(host, Input::Tick);
                     }
                 }
-                Event::Deliver(report) => self.feed(host, Input::Heard(Box::new(report))),
+                Event::Deliver(report) => self.feed(host, Input::Heard(Arc::new(report))),
                 Event::Kernel(work) => self.commit(host, work),
             }
             self.no_two_owners(story);
@@ -457,7 +456,7 @@ fn an_agent_whose_clock_went_back_starts_a_later_life() {
         claims: Claims::new(),
         heard: BTreeMap::new(),
     };
-    world.feed(1, Input::Heard(Box::new(old)));
+    world.feed(1, Input::Heard(Arc::new(old)));
     assert!(world.hosts[1].node.as_ref().unwrap().incarnation() > 7000);
     world.run(3000, "life 7001");
     assert_eq!(world.uncovered(), 0);
