@@ -73,8 +73,10 @@ pub fn plan(definition: &Definition, host: &Host, alive: Vec<String>, wanted: Wa
         true => table.slices_of(&host.name).collect(),
         false => BTreeSet::new(),
     };
+    let services = wanted.services.iter().map(|service| service.owning(owned.iter().copied())).collect();
     let has = |v4: bool| definition.vips.iter().any(|vip| vip.is_ipv4() == v4);
-    let settings = sysctl::wanted(&host.interface, SHARED_DEVICE, has(true), has(false));
+    let tracked = wanted.services.iter().any(|service| service.tracked);
+    let settings = sysctl::wanted(&host.interface, SHARED_DEVICE, has(true), has(false), tracked);
     let prefix = |vip: &std::net::IpAddr| if vip.is_ipv4() { 32 } else { 128 };
     Plan {
         cluster: definition.cluster.clone(),
@@ -90,7 +92,7 @@ pub fn plan(definition: &Definition, host: &Host, alive: Vec<String>, wanted: Wa
         sysctls: settings.iter().map(setting).collect(),
         slices: definition.slices,
         owned: owned.iter().copied().collect(),
-        nft: ruleset(&Wanted { owned, ..wanted }).to_nft(),
+        nft: ruleset(&Wanted { services, ..wanted }).to_nft(),
         ipvs: Vec::new(),
     }
 }

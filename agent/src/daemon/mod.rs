@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use onemac_core::node::Input;
 use onemac_definition::{Definition, Host};
-use onemac_rules::Wanted;
+use onemac_rules::{Service, Wanted};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -158,7 +158,8 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         vips: definition.vips.clone(),
         slices: definition.slices,
         seed: secret.hash_seed(),
-        owned: Default::default(),
+        // Nothing moves slice by slice yet, so no connection needs to be followed.
+        services: vec![Service::everything(setup::DEFAULT_SERVICE, false)],
         lease: None,
     }
 }

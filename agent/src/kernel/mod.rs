@@ -71,7 +71,9 @@ impl Kernel {
 
     async fn bring_up_device(&mut self, wanted: &Wanted) -> Result<()> {
         let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
-        let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false));
+        let tracked = wanted.services.iter().any(|service| service.tracked);
+        let settings =
+            onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
         self.sysctls.apply(&service)?;

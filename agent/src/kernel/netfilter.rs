@@ -3,7 +3,6 @@
 //! The thread keeps what it last asked of the kernel. If a change fails, or somebody else has committed
 //! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
 
-use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -146,10 +145,8 @@ impl State {
     }
 
     fn change(&mut self, owned: SliceSet, lease_until: Option<Time>) -> bool {
-        let owned: BTreeSet<u32> = owned.iter().collect();
-        let add: Vec<u32> = owned.difference(&self.wanted.owned).copied().collect();
-        let remove: Vec<u32> = self.wanted.owned.difference(&owned).copied().collect();
-        self.wanted.owned = owned;
+        let to = self.wanted.services.iter().map(|service| service.owning(owned.iter())).collect();
+        let from = std::mem::replace(&mut self.wanted.services, to);
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
@@ -157,7 +154,7 @@ impl State {
         };
         self.wanted.lease = Some(lease);
         let lease = Some((self.wanted.device.as_str(), lease));
-        match self.rules.change(&add, &remove, lease) {
+        match self.rules.change(&from, &self.wanted.services, lease) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }
