@@ -51,4 +51,4 @@ BUILD_PACKAGES=(build-essential pkg-config libnftnl-dev libmnl-dev)
 # coreutils: stdbuf, timeout; util-linux: setpriv; iproute2: ip, bridge, ss.
 LAB_PACKAGES=(coreutils util-linux iproute2 nftables knot knot-dnsutils)
 # Besides, for tests and bench.
-TEST_PACKAGES=(iptables iputils-ping)
+TEST_PACKAGES=(iptables iputils-ping dnsperf)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use onemac_core::ownership::{self, Candidate, Table};
 use onemac_definition::{Definition, Host};
 use onemac_rules::sysctl::{self, Sysctl};
-use onemac_rules::{Standing, Wanted, ruleset};
+use onemac_rules::{Wanted, ruleset};
 use serde::Serialize;
 
 use crate::kernel::SHARED_DEVICE;
@@ -73,12 +73,10 @@ pub fn plan(definition: &Definition, host: &Host, alive: Vec<String>, wanted: Wa
         true => table.slices_of(&host.name).collect(),
         false => BTreeSet::new(),
     };
-    let mut services = crate::setup::kernel_services(definition);
-    for service in &mut services {
-        service.slices = owned.iter().map(|&slice| (slice, Standing::Own)).collect();
-    }
+    let services = wanted.services.iter().map(|service| service.owning(owned.iter().copied())).collect();
     let has = |v4: bool| definition.vips.iter().any(|vip| vip.is_ipv4() == v4);
-    let settings = sysctl::wanted(&host.interface, SHARED_DEVICE, has(true), has(false));
+    let tracked = wanted.services.iter().any(|service| service.tracked);
+    let settings = sysctl::wanted(&host.interface, SHARED_DEVICE, has(true), has(false), tracked);
     let prefix = |vip: &std::net::IpAddr| if vip.is_ipv4() { 32 } else { 128 };
     Plan {
         cluster: definition.cluster.clone(),

@@ -28,9 +28,11 @@ pub(crate) enum Attribute {
     Bytes(Vec<u8>),
     /// The name of a set or chain.
     Text(String),
+    /// The index of the network device of that name, in host order.
+    Device(String),
 }
 
-use Attribute::{Bytes, Text, U8, U32};
+use Attribute::{Bytes, Device, Text, U8, U32};
 
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 /// Where a statement leaves its value.
@@ -47,7 +49,9 @@ const ARPHRD_ETHER: u16 = 1;
 const TYPE_INTEGER: u32 = 4;
 const TYPE_IPADDR: u32 = 7;
 const TYPE_IP6ADDR: u32 = 8;
+const TYPE_ETHERADDR: u32 = 9;
 const TYPE_ICMP_TYPE: u32 = 14;
+const TYPE_MARK: u32 = 19;
 const TYPE_IFINDEX: u32 = 20;
 const TYPE_ICMP6_TYPE: u32 = 29;
 
@@ -55,18 +59,22 @@ const TYPE_ICMP6_TYPE: u32 = 29;
 const EXPR_VERDICT: u32 = 1;
 const EXPR_PAYLOAD: u32 = 7;
 const EXPR_NUMGEN: u32 = 23;
+/// nft's numbers of a header and a field of it (enum proto_desc_id, enum ether_hdr_fields in its proto.h).
+const PROTO_ETHER: u32 = 17;
+const ETHER_DADDR: u32 = 1;
 
 /// What a header field needs to be known about the packet before it can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Ethernet,
     Ethertype(u16),
-    Protocol(u16, u8),
+    /// A protocol in a frame's protocol, or in any if that is `None`.
+    Protocol(Option<u16>, u8),
 }
 
 /// What the rule has already made sure of.
-#[derive(Default)]
 struct Known {
+    family: Family,
     ethernet: bool,
     ethertype: Option<u16>,
     protocol: Option<u8>,
@@ -74,8 +82,8 @@ struct Known {
 
 impl Rule {
     /// The expressions that the kernel runs for this rule.
-    pub(crate) fn bytecode(&self) -> Vec<Bytecode> {
-        let mut known = Known::default();
+    pub(crate) fn bytecode(&self, family: Family) -> Vec<Bytecode> {
+        let mut known = Known { family, ethernet: false, ethertype: None, protocol: None };
         let mut code = Vec::new();
         for statement in &self.statements {
             statement.lower(&mut known, &mut code);
@@ -102,6 +110,7 @@ impl Statement {
                     code.push(to_network_order(8));
                 }
                 code.push(compare(*op, right.bytes()));
+                known.note(*left, *op, right);
             }
             Self::In(left, set) => {
                 left.lower(known, code);
@@ -113,21 +122,63 @@ impl Statement {
                 code_of_map.attributes.push((sys::NFTNL_EXPR_LOOKUP_DREG, U32(REG_VERDICT)));
                 code.push(code_of_map);
             }
+            Self::Add(set, key) => {
+                key.lower(known, code);
+                code.push(Bytecode {
+                    name: c"dynset",
+                    attributes: vec![
+                        (sys::NFTNL_EXPR_DYNSET_SREG_KEY, U32(REG)),
+                        (sys::NFTNL_EXPR_DYNSET_OP, U32(libc::NFT_DYNSET_OP_ADD as u32)),
+                        (sys::NFTNL_EXPR_DYNSET_SET_NAME, Text(set.clone())),
+                    ],
+                });
+            }
             Self::SetMac(field, mac) => {
                 let (bytes, needs) = field.place();
                 known.require(needs, code);
-                code.push(immediate(mac.0.to_vec()));
+                code.push(immediate(Bytes(mac.0.to_vec())));
+                code.push(store(bytes));
+            }
+            Self::SetMacFrom(field, key, map) => {
+                let (bytes, needs) = field.place();
+                known.require(needs, code);
+                key.lower(known, code);
+                let mut code_of_map = lookup(map);
+                code_of_map.attributes.push((sys::NFTNL_EXPR_LOOKUP_DREG, U32(REG)));
+                code.push(code_of_map);
+                code.push(store(bytes));
+            }
+            Self::SetMark(mark) => {
+                code.push(immediate(Bytes(mark.to_ne_bytes().to_vec())));
+                code.push(set_mark());
+            }
+            Self::SetMarkFrom(expr) => {
+                expr.lower(known, code);
+                code.push(set_mark());
+            }
+            Self::NoTcpOpening => {
+                known.require(Needs::Protocol(None, IPPROTO_TCP), code);
+                code.push(load(RawField { base: Base::Transport, offset: 13, len: 1 }, REG));
+                code.push(mask(&[TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK]));
+                code.push(compare(Op::Ne, vec![TCP_SYN]));
+            }
+            Self::Known => {
                 code.push(Bytecode {
-                    name: c"payload",
+                    name: c"ct",
                     attributes: vec![
-                        (sys::NFTNL_EXPR_PAYLOAD_SREG, U32(REG)),
-                        (sys::NFTNL_EXPR_PAYLOAD_BASE, U32(bytes.base.number())),
-                        (sys::NFTNL_EXPR_PAYLOAD_OFFSET, U32(bytes.offset)),
-                        (sys::NFTNL_EXPR_PAYLOAD_LEN, U32(bytes.len)),
-                        (sys::NFTNL_EXPR_PAYLOAD_CSUM_TYPE, U32(0)),
-                        (sys::NFTNL_EXPR_PAYLOAD_CSUM_OFFSET, U32(0)),
-                        (sys::NFTNL_EXPR_PAYLOAD_FLAGS, U32(0)),
+                        (sys::NFTNL_EXPR_CT_DREG, U32(REG)),
+                        (sys::NFTNL_EXPR_CT_KEY, U32(libc::NFT_CT_STATE as u32)),
                     ],
+                });
+                code.push(mask(&(CT_ESTABLISHED | CT_RELATED).to_ne_bytes()));
+                code.push(compare(Op::Ne, vec![0; 4]));
+            }
+            Self::NoTrack => code.push(Bytecode { name: c"notrack", attributes: Vec::new() }),
+            Self::Forward(device) => {
+                code.push(immediate(Device(device.clone())));
+                code.push(Bytecode {
+                    name: c"fwd",
+                    attributes: vec![(sys::NFTNL_EXPR_FWD_SREG_DEV, U32(REG))],
                 });
             }
             Self::Counter => code.push(Bytecode { name: c"counter", attributes: Vec::new() }),
@@ -154,14 +205,16 @@ impl Verdict {
             Self::Accept => libc::NF_ACCEPT,
             Self::Drop => libc::NF_DROP,
             Self::Goto(_) => libc::NFT_GOTO,
+            Self::Jump(_) => libc::NFT_JUMP,
+            Self::Return => libc::NFT_RETURN,
         }) as u32
     }
 
     /// The chain that it leads to.
     pub(crate) fn chain(&self) -> Option<&str> {
         match self {
-            Self::Goto(chain) => Some(chain),
-            _ => None,
+            Self::Goto(chain) | Self::Jump(chain) => Some(chain),
+            Self::Accept | Self::Drop | Self::Return => None,
         }
     }
 }
@@ -176,21 +229,32 @@ impl Expr {
             }
             Self::Raw(bytes) => code.push(load(bytes, REG)),
             Self::Jhash { of, modulus, seed } => {
-                let bytes = match of {
+                let len = match of {
                     Hashed::Field(field) => {
                         let (bytes, needs) = field.place();
                         known.require(needs, code);
-                        bytes
+                        code.push(load(bytes, REG_HASHED));
+                        bytes.len
                     }
-                    Hashed::Raw(bytes) => bytes,
+                    Hashed::Raw(bytes) => {
+                        code.push(load(bytes, REG_HASHED));
+                        bytes.len
+                    }
+                    Hashed::Both(field, raw) => {
+                        let (bytes, needs) = field.place();
+                        known.require(needs, code);
+                        code.push(load(bytes, REG_HASHED));
+                        // Registers have 16 bytes.
+                        code.push(load(raw, REG_HASHED + bytes.len.div_ceil(16)));
+                        bytes.len + raw.len.next_multiple_of(4)
+                    }
                 };
-                code.push(load(bytes, REG_HASHED));
                 code.push(Bytecode {
                     name: c"hash",
                     attributes: vec![
                         (sys::NFTNL_EXPR_HASH_SREG, U32(REG_HASHED)),
                         (sys::NFTNL_EXPR_HASH_DREG, U32(REG)),
-                        (sys::NFTNL_EXPR_HASH_LEN, U32(bytes.len)),
+                        (sys::NFTNL_EXPR_HASH_LEN, U32(len)),
                         (sys::NFTNL_EXPR_HASH_MODULUS, U32(modulus)),
                         (sys::NFTNL_EXPR_HASH_SEED, U32(seed)),
                         (sys::NFTNL_EXPR_HASH_TYPE, U32(NFT_HASH_JENKINS)),
@@ -200,10 +264,13 @@ impl Expr {
             Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
             Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
             Self::PacketType => code.push(meta(libc::NFT_META_PKTTYPE)),
-            Self::Ip4Fragment => {
+            Self::Mark => code.push(meta(libc::NFT_META_MARK)),
+            Self::Protocol => code.push(meta(libc::NFT_META_PROTOCOL)),
+            Self::Ip4Fragment | Self::Ip4FragmentOffset => {
                 known.require(Needs::Ethertype(ETH_P_IP), code);
                 code.push(load(RawField { base: Base::Network, offset: 6, len: 2 }, REG));
-                code.push(mask(&0x3fff_u16.to_be_bytes()));
+                let bits: u16 = if self == Self::Ip4Fragment { 0x3fff } else { 0x1fff };
+                code.push(mask(&bits.to_be_bytes()));
             }
             Self::Ip6Fragment => {
                 known.require(Needs::Ethertype(ETH_P_IPV6), code);
@@ -222,6 +289,15 @@ const NFT_BITWISE_BOOL: u32 = 0;
 const NFT_EXTHDR_F_PRESENT: u32 = 1;
 const NFT_EXTHDR_OP_IPV6: u32 = 0;
 const IPPROTO_FRAGMENT: u8 = 44;
+const IPPROTO_TCP: u8 = 6;
+/// linux/tcp.h, the byte with the flags.
+const TCP_FIN: u8 = 0x01;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCP_ACK: u8 = 0x10;
+/// linux/netfilter/nf_conntrack_common.h: NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED.
+const CT_ESTABLISHED: u32 = 1 << 1;
+const CT_RELATED: u32 = 1 << 2;
 
 impl Known {
     /// Adds the tests without which the bytes would mean something else, once per rule.
@@ -235,12 +311,18 @@ impl Known {
             Needs::Ethernet => {}
             Needs::Ethertype(ethertype) if self.ethertype != Some(ethertype) => {
                 self.ethertype = Some(ethertype);
-                code.push(meta(libc::NFT_META_PROTOCOL));
-                code.push(compare(Op::Eq, ethertype.to_be_bytes().to_vec()));
+                let (key, value) = match self.family {
+                    Family::Netdev => (libc::NFT_META_PROTOCOL, ethertype.to_be_bytes().to_vec()),
+                    Family::Inet => (libc::NFT_META_NFPROTO, vec![nfproto(ethertype)]),
+                };
+                code.push(meta(key));
+                code.push(compare(Op::Eq, value));
             }
             Needs::Ethertype(_) => {}
             Needs::Protocol(ethertype, protocol) => {
-                self.require(Needs::Ethertype(ethertype), code);
+                if let Some(ethertype) = ethertype {
+                    self.require(Needs::Ethertype(ethertype), code);
+                }
                 if self.protocol != Some(protocol) {
                     self.protocol = Some(protocol);
                     code.push(meta(libc::NFT_META_L4PROTO));
@@ -249,6 +331,20 @@ impl Known {
             }
         }
     }
+
+    /// Takes note of what a comparison has made sure of.
+    fn note(&mut self, left: Expr, op: Op, right: &Value) {
+        match (left, op, right) {
+            (Expr::Protocol, Op::Eq, Value::Named2(ethertype, _)) => self.ethertype = Some(*ethertype),
+            (Expr::L4Proto, Op::Eq, Value::Named(protocol, _)) => self.protocol = Some(*protocol),
+            _ => {}
+        }
+    }
+}
+
+/// The kernel's number for the family of a packet (linux/netfilter.h).
+fn nfproto(ethertype: u16) -> u8 {
+    (if ethertype == ETH_P_IP { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 }) as u8
 }
 
 impl Field {
@@ -266,8 +362,8 @@ impl Field {
             Self::ArpSaddrEther => (Network, 8, 6, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpSaddrIp => (Network, 14, 4, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpDaddrIp => (Network, 24, 4, Needs::Ethertype(ETH_P_ARP)),
-            Self::IcmpType => (Transport, 0, 1, Needs::Protocol(ETH_P_IP, 1)),
-            Self::Icmpv6Type => (Transport, 0, 1, Needs::Protocol(ETH_P_IPV6, 58)),
+            Self::IcmpType => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IP), 1)),
+            Self::Icmpv6Type => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IPV6), 58)),
         };
         (RawField { base, offset, len }, needs)
     }
@@ -289,6 +385,8 @@ impl Value {
         match self {
             Self::Mac(mac) => mac.0.to_vec(),
             Self::Named(number, _) => vec![*number],
+            Self::Named2(number, _) => number.to_be_bytes().to_vec(),
+            Self::Number(number) => number.to_ne_bytes().to_vec(),
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],
             Self::Missing => vec![0],
@@ -304,6 +402,7 @@ impl KeyType {
             Self::Ipv4 => TYPE_IPADDR,
             Self::Ipv6 => TYPE_IP6ADDR,
             Self::Device => TYPE_IFINDEX,
+            Self::Mark => TYPE_MARK,
             Self::IcmpType => TYPE_ICMP_TYPE,
             Self::Icmpv6Type => TYPE_ICMP6_TYPE,
             Self::Slice { .. } | Self::Raw(_) => TYPE_INTEGER,
@@ -313,7 +412,7 @@ impl KeyType {
     /// Length of a key in bytes.
     pub(crate) fn len(self) -> u32 {
         match self {
-            Self::Ipv4 | Self::Device | Self::Slice { .. } => 4,
+            Self::Ipv4 | Self::Device | Self::Mark | Self::Slice { .. } => 4,
             Self::Ipv6 => 16,
             Self::IcmpType | Self::Icmpv6Type => 1,
             Self::Raw(field) => field.len,
@@ -321,7 +420,7 @@ impl KeyType {
     }
 
     fn is_host_order(self) -> bool {
-        matches!(self, Self::Device | Self::Slice { .. })
+        matches!(self, Self::Device | Self::Mark | Self::Slice { .. })
     }
 
     /// The `typeof` expression as nft keeps it: its kind, and its parameters by number.
@@ -341,9 +440,10 @@ impl KeyType {
 impl Set {
     /// Flags of the set in the kernel.
     pub(crate) fn flags(&self) -> u32 {
-        let timeout = if self.timeout { libc::NFT_SET_TIMEOUT } else { 0 };
-        let map = if self.verdicts { libc::NFT_SET_MAP } else { 0 };
-        (timeout | map) as u32
+        let timeout = if self.timeout == Timeout::Never { 0 } else { libc::NFT_SET_TIMEOUT };
+        let map = if self.data.is_some() { libc::NFT_SET_MAP } else { 0 };
+        let dynamic = if self.dynamic { libc::NFT_SET_EVAL } else { 0 };
+        (timeout | map | dynamic) as u32
     }
 
     /// What nft keeps with the set: byte order and expression of its key, and the comment.
@@ -365,14 +465,20 @@ impl Set {
         let mut data = Vec::new();
         let order = if self.key.is_host_order() { HOST } else { NETWORK };
         put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, order);
-        if self.verdicts {
-            put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, 0);
+        match self.data {
+            None => {}
+            Some(DataType::Verdict) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, 0),
+            Some(DataType::Mac) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, NETWORK),
         }
         if let Some((expression, parameters)) = self.key.typeof_expression() {
             put_typeof(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, expression, parameters);
         }
-        if self.verdicts {
-            put_typeof(&mut data, sys::NFTNL_UDATA_SET_DATA_TYPEOF, EXPR_VERDICT, Vec::new());
+        if let Some(kind) = self.data {
+            let (expression, parameters) = match kind {
+                DataType::Verdict => (EXPR_VERDICT, Vec::new()),
+                DataType::Mac => (EXPR_PAYLOAD, vec![PROTO_ETHER, ETHER_DADDR]),
+            };
+            put_typeof(&mut data, sys::NFTNL_UDATA_SET_DATA_TYPEOF, expression, parameters);
             put_u32(&mut data, sys::NFTNL_UDATA_SET_DATA_INTERVAL, 0);
         }
         put_text(&mut data, sys::NFTNL_UDATA_SET_COMMENT, &self.comment);
@@ -398,12 +504,33 @@ impl Table {
     }
 }
 
+impl DataType {
+    /// nft's number for the type, and the length in bytes.
+    pub(crate) fn number_and_len(self) -> (u32, u32) {
+        match self {
+            // linux/netfilter/nf_tables.h: NFT_DATA_VERDICT, and the size of one.
+            Self::Verdict => (0xffff_ff00, 16),
+            Self::Mac => (TYPE_ETHERADDR, 6),
+        }
+    }
+}
+
 impl Hook {
-    /// The kernel's number of the hook in the netdev family. (`NF_INET_INGRESS` is another family's.)
+    /// The kernel's number of the hook. (`NF_INET_INGRESS` is another family's.)
     pub(crate) fn number(&self) -> u32 {
-        match self.direction {
-            Direction::Ingress => 0,
-            Direction::Egress => 1,
+        match self.place {
+            Place::Ingress(_) => 0,
+            Place::Egress(_) => 1,
+            Place::Prerouting => libc::NF_INET_PRE_ROUTING as u32,
+            Place::Output => libc::NF_INET_LOCAL_OUT as u32,
+        }
+    }
+
+    /// The device it is on.
+    pub(crate) fn device(&self) -> Option<&str> {
+        match &self.place {
+            Place::Ingress(device) | Place::Egress(device) => Some(device),
+            Place::Prerouting | Place::Output => None,
         }
     }
 }
@@ -424,6 +551,16 @@ fn meta(key: i32) -> Bytecode {
     Bytecode {
         name: c"meta",
         attributes: vec![(sys::NFTNL_EXPR_META_KEY, U32(key as u32)), (sys::NFTNL_EXPR_META_DREG, U32(REG))],
+    }
+}
+
+fn set_mark() -> Bytecode {
+    Bytecode {
+        name: c"meta",
+        attributes: vec![
+            (sys::NFTNL_EXPR_META_KEY, U32(libc::NFT_META_MARK as u32)),
+            (sys::NFTNL_EXPR_META_SREG, U32(REG)),
+        ],
     }
 }
 
@@ -484,10 +621,26 @@ fn fragment_header_present() -> Bytecode {
     }
 }
 
-fn immediate(data: Vec<u8>) -> Bytecode {
+fn immediate(data: Attribute) -> Bytecode {
     Bytecode {
         name: c"immediate",
-        attributes: vec![(sys::NFTNL_EXPR_IMM_DREG, U32(REG)), (sys::NFTNL_EXPR_IMM_DATA, Bytes(data))],
+        attributes: vec![(sys::NFTNL_EXPR_IMM_DREG, U32(REG)), (sys::NFTNL_EXPR_IMM_DATA, data)],
+    }
+}
+
+/// Writes into the packet. The checksums that we would have to mend are none of a link-layer address.
+fn store(bytes: RawField) -> Bytecode {
+    Bytecode {
+        name: c"payload",
+        attributes: vec![
+            (sys::NFTNL_EXPR_PAYLOAD_SREG, U32(REG)),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, U32(bytes.base.number())),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, U32(bytes.offset)),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, U32(bytes.len)),
+            (sys::NFTNL_EXPR_PAYLOAD_CSUM_TYPE, U32(0)),
+            (sys::NFTNL_EXPR_PAYLOAD_CSUM_OFFSET, U32(0)),
+            (sys::NFTNL_EXPR_PAYLOAD_FLAGS, U32(0)),
+        ],
     }
 }
 

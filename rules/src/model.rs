@@ -38,6 +38,8 @@ pub struct Ruleset {
 pub enum Family {
     /// Chains on one network device, before and after everything else the kernel does.
     Netdev,
+    /// Chains in the path of IPv4 and IPv6 packets.
+    Inet,
 }
 
 /// One table: sets first, then chains, as `nft list` shows them.
@@ -55,7 +57,7 @@ pub struct Table {
     pub chains: Vec<Chain>,
 }
 
-/// A named set of keys, or a map from keys to verdicts.
+/// A named set of keys, or a map from keys to data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Its name, unique within the table.
@@ -65,15 +67,37 @@ pub struct Set {
     /// How many elements it can hold at most. A declared size lets the kernel choose a fixed hash.
     pub size: Option<u32>,
     /// Whether its elements may expire.
-    pub timeout: bool,
-    /// Whether it is a map from keys to verdicts: then every element has a verdict, else none has.
-    pub verdicts: bool,
+    pub timeout: Timeout,
+    /// Whether it is a map: then every element has data of that kind, else none has any.
+    pub data: Option<DataType>,
+    /// Whether rules add elements to it while packets pass. Such elements are nobody's wish and never compared.
+    pub dynamic: bool,
     /// One line for the reader of `nft list ruleset`, at most 127 bytes.
     pub comment: String,
     /// What the set is for: the comment line above it in the text.
     pub why: String,
     /// Its elements, without duplicates.
     pub elements: Vec<Element>,
+}
+
+/// Whether the elements of a set expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// None does.
+    Never,
+    /// Those that say so.
+    Some,
+    /// All do, after this time unless they say otherwise; whole milliseconds.
+    All(Duration),
+}
+
+/// What the data of a map are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataType {
+    /// Verdicts.
+    Verdict,
+    /// Ethernet addresses: `ether daddr`.
+    Mac,
 }
 
 /// What the keys of a set are: it decides the kernel's key length and how nft shows the elements.
@@ -85,6 +109,8 @@ pub enum KeyType {
     Ipv6,
     /// `type iface_index`
     Device,
+    /// `type mark`
+    Mark,
     /// `type icmp_type`
     IcmpType,
     /// `type icmpv6_type`
@@ -133,8 +159,17 @@ pub struct Element {
     pub key: Key,
     /// How long after its commit the kernel forgets it, in whole milliseconds; `None` is for ever.
     pub timeout: Option<Duration>,
-    /// In a map, what becomes of a packet that has this key.
-    pub verdict: Option<Verdict>,
+    /// In a map, what the key leads to; the variant must fit the set's [`DataType`].
+    pub data: Option<Data>,
+}
+
+/// What a key of a map leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// What becomes of a packet that has this key.
+    Verdict(Verdict),
+    /// An Ethernet address.
+    Mac(MacAddr),
 }
 
 /// A key of a set.
@@ -169,25 +204,27 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// The place in a device's packet path where a base chain stands. The policy is always accept: a rule of
-/// ours that is missing must not cut the host off.
+/// The place in the packets' path where a base chain stands. The policy is always accept: a rule of ours that
+/// is missing must not cut the host off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// Which way.
-    pub direction: Direction,
-    /// Name of the device.
-    pub device: String,
+    /// Which one.
+    pub place: Place,
     /// Order among the chains of the same hook, lower first.
     pub priority: i32,
 }
 
-/// The two hooks of the netdev family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Frames that the device has received.
-    Ingress,
-    /// Frames that are about to be sent. Needs kernel 5.16.
-    Egress,
+/// The hooks that we use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// netdev: frames that the device of that name has received.
+    Ingress(String),
+    /// netdev: frames that the device of that name is about to send. Needs kernel 5.16.
+    Egress(String),
+    /// inet: packets that have come in, before routing.
+    Prerouting,
+    /// inet: packets that this host has made.
+    Output,
 }
 
 /// One rule.
@@ -211,8 +248,25 @@ pub enum Statement {
     In(Expr, String),
     /// `expr vmap @map`: the verdict that the map has for the value; goes on if it has none.
     Vmap(Expr, String),
+    /// `add @set { expr }`: the set has the value from now on; goes on unless the set is full.
+    Add(String, Expr),
     /// `field set address`: writes into the packet.
     SetMac(Field, MacAddr),
+    /// `field set expr map @map`: writes what the map has for the value; goes on only if it has something.
+    SetMacFrom(Field, Expr, String),
+    /// `meta mark set number`.
+    SetMark(u32),
+    /// `meta mark set expr`; goes on only if the value can be had.
+    SetMarkFrom(Expr),
+    /// `tcp flags != syn / fin,syn,rst,ack`: goes on with TCP segments that do not ask for a new connection.
+    /// Beware of later fragments, of which the kernel reads some byte or other.
+    NoTcpOpening,
+    /// `ct state established,related`: goes on with packets of a connection that conntrack knows.
+    Known,
+    /// `notrack`: conntrack lets the packet be.
+    NoTrack,
+    /// `fwd to device`: sends the frame out as it stands. The end of the rule.
+    Forward(String),
     /// Counts packets and bytes.
     Counter,
     /// The end of the rule.
@@ -252,8 +306,14 @@ pub enum Expr {
     L4Proto,
     /// `meta pkttype`: to whom the frame was sent.
     PacketType,
+    /// `meta mark`.
+    Mark,
+    /// `meta protocol`: the frame's protocol.
+    Protocol,
     /// `ip frag-off & 0x3fff`: zero in packets that are not fragments.
     Ip4Fragment,
+    /// `ip frag-off & 0x1fff`: zero in packets that are whole and in first fragments.
+    Ip4FragmentOffset,
     /// `exthdr frag`: whether there is an IPv6 fragment header.
     Ip6Fragment,
     /// `meta time`: wall-clock time, nanoseconds since 1970.
@@ -267,6 +327,8 @@ pub enum Hashed {
     Field(Field),
     /// Raw bytes.
     Raw(RawField),
+    /// A named header field, and after it raw bytes; each is filled up to a multiple of four bytes with zeros.
+    Both(Field, RawField),
 }
 
 /// Header fields by their nft names.
@@ -294,6 +356,10 @@ pub enum Value {
     Mac(MacAddr),
     /// A value of one byte with the name that nft gives it.
     Named(u8, &'static str),
+    /// The same, of two bytes.
+    Named2(u16, &'static str),
+    /// A number in the machine's order, written in hexadecimal.
+    Number(u32),
     /// Raw bytes, written as one hexadecimal number.
     Raw(Vec<u8>),
     /// Two bytes that are zero.
@@ -314,6 +380,10 @@ pub enum Verdict {
     Drop,
     /// To another chain, not to return.
     Goto(String),
+    /// To another chain, and then to the next rule.
+    Jump(String),
+    /// Back to where the jump came from.
+    Return,
 }
 
 impl Family {
@@ -321,6 +391,7 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Self::Netdev => "netdev",
+            Self::Inet => "inet",
         }
     }
 }

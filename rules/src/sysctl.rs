@@ -16,6 +16,8 @@ pub struct Sysctl {
     pub combined_with: Option<String>,
     /// Whether it must be set before the device comes up to have its effect.
     pub before_up: bool,
+    /// Whether the kernel may lack it, which is no error.
+    pub optional: bool,
     /// Why.
     pub reason: &'static str,
 }
@@ -33,8 +35,22 @@ impl Sysctl {
 
 /// The settings for a service device and the macvlan device on it that holds the shared addresses, in the
 /// order in which they are to be made.
-pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool) -> Vec<Sysctl> {
+///
+/// `tracked` says whether connections of any service are followed.
+pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tracked: bool) -> Vec<Sysctl> {
     let mut table = Vec::new();
+    if tracked {
+        table.push(Sysctl {
+            path: "net/netfilter/nf_conntrack_timestamp".into(),
+            value: 1,
+            accepted: &[1],
+            combined_with: None,
+            before_up: false,
+            // It appears with conntrack, which the rules bring.
+            optional: true,
+            reason: "an operator who waits for connections to end is told how old they are",
+        });
+    }
     if has_v4 {
         table.push(combined(
             V4,
@@ -166,6 +182,7 @@ fn combined(
         accepted,
         combined_with: Some(path(family, "all", name)),
         before_up: false,
+        optional: false,
         reason,
     }
 }
@@ -178,6 +195,7 @@ fn single(device: &str, name: &str, value: u32, reason: &'static str) -> Sysctl 
         accepted: if value == 0 { &[0] } else { &[1] },
         combined_with: None,
         before_up: false,
+        optional: false,
         reason,
     }
 }
@@ -192,8 +210,8 @@ mod tests {
 
     #[test]
     fn every_value_is_accepted_and_every_path_is_there_once() {
-        for (v4, v6) in [(true, true), (true, false), (false, true)] {
-            let table = wanted("eth0.7", "onemac0", v4, v6);
+        for (v4, v6, tracked) in [(true, true, true), (true, false, false), (false, true, true)] {
+            let table = wanted("eth0.7", "onemac0", v4, v6, tracked);
             for (n, setting) in table.iter().enumerate() {
                 assert!(setting.is_met(setting.value, Some(0)), "{setting:?}");
                 assert!(!setting.reason.contains("  "), "{setting:?}");
@@ -204,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_stricter_choice_stays_and_a_laxer_one_does_not() {
-        let table = wanted("eth0", "onemac0", true, true);
+        let table = wanted("eth0", "onemac0", true, true, false);
         let ignore = find(&table, "net/ipv4/conf/eth0/arp_ignore");
         assert!(ignore.is_met(2, None) && ignore.is_met(8, None) && ignore.is_met(0, Some(1)));
         assert!(!ignore.is_met(0, Some(0)));
@@ -215,7 +233,7 @@ mod tests {
 
     #[test]
     fn without_ipv6_it_is_switched_off() {
-        let table = wanted("eth0", "onemac0", true, false);
+        let table = wanted("eth0", "onemac0", true, false, false);
         let v6: Vec<&str> =
             table.iter().map(|s| s.path.as_str()).filter(|p| p.starts_with("net/ipv6")).collect();
         assert_eq!(v6, ["net/ipv6/conf/onemac0/disable_ipv6"]);
@@ -223,7 +241,7 @@ mod tests {
 
     #[test]
     fn without_ipv4_the_service_device_is_left_alone() {
-        let table = wanted("eth0", "onemac0", false, true);
+        let table = wanted("eth0", "onemac0", false, true, false);
         assert!(table.iter().all(|s| !s.path.contains("/eth0/")), "{table:#?}");
         find(&table, "net/ipv4/conf/onemac0/arp_ignore");
     }

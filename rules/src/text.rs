@@ -38,14 +38,20 @@ impl Ruleset {
 impl Set {
     fn write(&self, out: &mut String) {
         line(out, 1, &format!("# {}", self.why));
-        let kind = if self.verdicts { "map" } else { "set" };
+        let kind = if self.data.is_some() { "map" } else { "set" };
         line(out, 1, &format!("{kind} {} {{", self.name));
         line(out, 2, &self.declaration());
         if let Some(size) = self.size {
             line(out, 2, &format!("size {size}"));
         }
-        if self.timeout {
-            line(out, 2, "flags timeout");
+        match (self.dynamic, self.timeout) {
+            (false, Timeout::Never) => {}
+            (true, Timeout::Never) => line(out, 2, "flags dynamic"),
+            (false, _) => line(out, 2, "flags timeout"),
+            (true, _) => line(out, 2, "flags dynamic,timeout"),
+        }
+        if let Timeout::All(after) = self.timeout {
+            line(out, 2, &format!("timeout {}", duration(after.as_millis())));
         }
         line(out, 2, &format!("comment \"{}\"", self.comment));
         if !self.elements.is_empty() {
@@ -89,7 +95,11 @@ impl Set {
     /// The line that says what its keys are, and what they lead to.
     pub fn declaration(&self) -> String {
         let key = self.key.to_nft();
-        if self.verdicts { format!("{key} : verdict") } else { key }
+        match self.data {
+            None => key,
+            Some(DataType::Verdict) => format!("{key} : verdict"),
+            Some(DataType::Mac) => format!("{key} : ether daddr"),
+        }
     }
 }
 
@@ -100,10 +110,20 @@ impl Element {
         if let Some(timeout) = self.timeout {
             text += &format!(" timeout {}", duration(timeout.as_millis()));
         }
-        if let Some(verdict) = &self.verdict {
-            text += &format!(" : {}", verdict.to_nft());
+        if let Some(data) = &self.data {
+            text += &format!(" : {}", data.to_nft());
         }
         text
+    }
+}
+
+impl Data {
+    /// The data as nft shows them.
+    pub fn to_nft(&self) -> String {
+        match self {
+            Self::Verdict(verdict) => verdict.to_nft(),
+            Self::Mac(mac) => mac.to_string(),
+        }
     }
 }
 
@@ -114,6 +134,7 @@ impl KeyType {
             Self::Ipv4 => "type ipv4_addr".into(),
             Self::Ipv6 => "type ipv6_addr".into(),
             Self::Device => "type iface_index".into(),
+            Self::Mark => "type mark".into(),
             Self::IcmpType => "type icmp_type".into(),
             Self::Icmpv6Type => "type icmpv6_type".into(),
             Self::Slice { of } => format!("typeof numgen inc mod {of}"),
@@ -129,19 +150,18 @@ impl Hook {
             0 => "filter".into(),
             other => other.to_string(),
         };
-        format!(
-            "type filter hook {} device \"{}\" priority {priority}; policy accept;",
-            self.direction.name(),
-            self.device
-        )
+        format!("type filter hook {} priority {priority}; policy accept;", self.place.to_nft())
     }
 }
 
-impl Direction {
-    pub(crate) fn name(self) -> &'static str {
+impl Place {
+    /// The hook's name in nft syntax, with its device.
+    pub fn to_nft(&self) -> String {
         match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
+            Self::Ingress(device) => format!("ingress device \"{device}\""),
+            Self::Egress(device) => format!("egress device \"{device}\""),
+            Self::Prerouting => "prerouting".into(),
+            Self::Output => "output".into(),
         }
     }
 }
@@ -163,7 +183,7 @@ impl Statement {
             Self::Compare(left, op, right) => {
                 let op = match op {
                     // After `&` the sign must be there.
-                    Op::Eq if *left == Expr::Ip4Fragment => "== ",
+                    Op::Eq if matches!(left, Expr::Ip4Fragment | Expr::Ip4FragmentOffset) => "== ",
                     Op::Eq => "",
                     Op::Ne => "!= ",
                     Op::Lt => "< ",
@@ -172,7 +192,17 @@ impl Statement {
             }
             Self::In(left, set) => format!("{} @{set}", left.to_nft()),
             Self::Vmap(left, map) => format!("{} vmap @{map}", left.to_nft()),
+            Self::Add(set, key) => format!("add @{set} {{ {} }}", key.to_nft()),
             Self::SetMac(field, mac) => format!("{} set {mac}", field.to_nft()),
+            Self::SetMacFrom(field, key, map) => {
+                format!("{} set {} map @{map}", field.to_nft(), key.to_nft())
+            }
+            Self::SetMark(mark) => format!("meta mark set {mark:#x}"),
+            Self::SetMarkFrom(expr) => format!("meta mark set {}", expr.to_nft()),
+            Self::NoTcpOpening => "tcp flags != syn / fin,syn,rst,ack".into(),
+            Self::Known => "ct state established,related".into(),
+            Self::NoTrack => "notrack".into(),
+            Self::Forward(device) => format!("fwd to \"{device}\""),
             Self::Counter => "counter".into(),
             Self::Verdict(verdict) => verdict.to_nft(),
         }
@@ -186,6 +216,8 @@ impl Verdict {
             Self::Accept => "accept".into(),
             Self::Drop => "drop".into(),
             Self::Goto(chain) => format!("goto {chain}"),
+            Self::Jump(chain) => format!("jump {chain}"),
+            Self::Return => "return".into(),
         }
     }
 }
@@ -199,13 +231,17 @@ impl Expr {
                 let of = match of {
                     Hashed::Field(field) => field.to_nft().into(),
                     Hashed::Raw(raw) => raw.to_nft(),
+                    Hashed::Both(field, raw) => format!("{} . {}", field.to_nft(), raw.to_nft()),
                 };
                 format!("jhash {of} mod {modulus} seed {seed:#x}")
             }
             Self::InputDevice => "iif".into(),
             Self::L4Proto => "meta l4proto".into(),
             Self::PacketType => "meta pkttype".into(),
+            Self::Mark => "meta mark".into(),
+            Self::Protocol => "meta protocol".into(),
             Self::Ip4Fragment => "ip frag-off & 0x3fff".into(),
+            Self::Ip4FragmentOffset => "ip frag-off & 0x1fff".into(),
             Self::Ip6Fragment => "exthdr frag".into(),
             Self::Time => "meta time".into(),
         }
@@ -248,7 +284,8 @@ impl Value {
     fn to_nft(&self) -> String {
         match self {
             Self::Mac(mac) => mac.to_string(),
-            Self::Named(_, name) => (*name).to_owned(),
+            Self::Named(_, name) | Self::Named2(_, name) => (*name).to_owned(),
+            Self::Number(number) => format!("{number:#x}"),
             Self::Raw(bytes) => hex(bytes),
             Self::Zero => "0".into(),
             Self::Missing => "missing".into(),

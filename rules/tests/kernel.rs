@@ -15,7 +15,7 @@ use std::{
 use common::*;
 use nix::{errno::Errno, libc};
 use onemac_rules::{
-    Lease, Wanted,
+    Lease, Service, Standing, Wanted,
     netlink::{Difference, Error, Netfilter},
     ruleset, sysctl,
 };
@@ -64,18 +64,23 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         any::<([u8; 6], [u8; 6], u32)>(),
         prop::collection::vec(vip, 1..5),
         (4u32..=12).prop_map(|power| 1 << power),
-        any::<u64>(),
+        (any::<u64>(), any::<bool>()),
         prop::option::of(lease),
     )
-        .prop_map(|(device, (device_mac, cluster_mac, seed), vips, slices, which, lease)| Wanted {
-            device: device.into(),
-            device_mac: device_mac.into(),
-            cluster_mac: cluster_mac.into(),
-            vips,
-            slices,
-            seed,
-            owned: (0..slices).filter(|n| which.rotate_left(*n) & 1 == 1).collect(),
-            lease,
+        .prop_map(|(device, (device_mac, cluster_mac, seed), vips, slices, (which, tracked), lease)| {
+            Wanted {
+                device: device.into(),
+                device_mac: device_mac.into(),
+                cluster_mac: cluster_mac.into(),
+                vips,
+                slices,
+                seed,
+                services: vec![Service {
+                    slices: (0..slices).map(|n| (n, EACH[(which.rotate_left(n) % 7) as usize])).collect(),
+                    ..Service::everything("default", tracked)
+                }],
+                lease,
+            }
         })
 }
 
@@ -175,7 +180,31 @@ fn verification_sees_each_kind_of_tampering() {
                 Some("set other"),
             ),
             ("delete table netdev onemac".into(), table.into(), Some("table netdev onemac"), None),
-            ("flush ruleset".into(), table.into(), Some("table netdev onemac"), None),
+            (
+                "delete table inet onemac".into(),
+                "table inet onemac".into(),
+                Some("table inet onemac"),
+                None,
+            ),
+            (
+                "flush chain inet onemac connections".into(),
+                "table inet onemac, chain connections, rule 1".into(),
+                Some("meta mark 0x6f6e656d goto known comment \"from a slice on the move\""),
+                None,
+            ),
+            (
+                "delete element netdev onemac slices { 5 }; add element netdev onemac slices { 5 : goto moving }"
+                    .into(),
+                format!("{table}, set slices"),
+                Some("elements { 5 : drop }"),
+                Some("elements { 5 : goto moving }"),
+            ),
+            (
+                "add element netdev onemac relays { 5 : 02:00:00:00:00:05 }".into(),
+                format!("{table}, set relays"),
+                None,
+                Some("elements { 5 : 0x020000000005 }"),
+            ),
         ];
         for (command, place, wanted, found) in cases {
             netfilter.install(&rules).unwrap();
@@ -236,7 +265,11 @@ fn verification_compares_to_the_last_parameter() {
         run("ip", &["link", "set", "far", "up"]);
         let mut netfilter = Netfilter::open().unwrap();
         netfilter.install(&ruleset(&both())).unwrap();
-        let one_owned_less = both().owned.into_iter().skip(1).collect();
+        let with = |n, standing| {
+            let mut service = both().services[0].clone();
+            service.slices.insert(n, standing);
+            Wanted { services: vec![service], ..both() }
+        };
         for other in [
             Wanted { seed: 1, ..both() },
             Wanted { device: "far".into(), ..both() },
@@ -245,7 +278,10 @@ fn verification_compares_to_the_last_parameter() {
             Wanted { cluster_mac: [2, 0, 0, 0, 0, 9].into(), ..both() },
             Wanted { vips: wanted(&["192.0.2.54", "2001:db8::53"]).vips, ..both() },
             Wanted { vips: wanted(&["192.0.2.53"]).vips, ..both() },
-            Wanted { owned: one_owned_less, ..both() },
+            with(0, Standing::Foreign),
+            with(0, Standing::Shared),
+            with(1, Standing::Relaying(PEER)),
+            Wanted { services: vec![Service { tracked: false, ..both().services[0].clone() }], ..both() },
             Wanted { lease: None, ..both() },
             Wanted {
                 lease: Some(Lease { deadline_unix_ns: lease().deadline_unix_ns + 1, ..lease() }),
@@ -266,7 +302,7 @@ fn foreign_tables_are_untouched() {
         let foreign = "table netdev onemac2 {\n\tset owned {\n\t\ttype mark\n\t\telements = { 0x00000001 }\n\t}\n\n\
                        \tchain ingress {\n\t\ttype filter hook ingress device \"eth0\" priority filter; policy accept;\n\
                        \t\tcounter packets 0 bytes 0\n\t}\n}\n\
-                       table inet onemac {\n\tchain ingress {\n\t\taccept\n\t}\n}\n\
+                       table ip6 onemac {\n\tchain ingress {\n\t\taccept\n\t}\n}\n\
                        table ip onemac {\n\tset owned {\n\t\ttype ipv4_addr\n\t}\n}\n";
         nft_load(foreign, &[]).unwrap();
         let before = run("nft", &["list", "ruleset"]);
@@ -276,7 +312,9 @@ fn foreign_tables_are_untouched() {
         assert!(!netfilter.remove().unwrap(), "there was nothing of ours");
         netfilter.install(&ruleset(&both())).unwrap();
         netfilter.install(&ruleset(&Wanted { seed: 1, ..both() })).unwrap();
-        netfilter.change(&[1], &[0], Some((DEVICE, lease()))).unwrap();
+        let other = Wanted { seed: 1, ..both() };
+        let to = [other.services[0].owning([1])];
+        netfilter.change(&other.services, &to, Some((DEVICE, lease()))).unwrap();
         netfilter.drop_lease().unwrap();
         assert!(netfilter.exists().unwrap());
         assert!(
@@ -310,13 +348,18 @@ fn large_transactions_are_one_transaction() {
     in_namespace(|| {
         let mut netfilter = Netfilter::open().unwrap();
         let (_, base) = golden_cases().pop().unwrap();
-        let all: Vec<u32> = (0..4096).collect();
-        let largest = Wanted { slices: 4096, owned: all.iter().copied().collect(), ..base };
+        let all = [everything().owning(0..4096)];
+        let relayed = (0..4096).map(|n| (n, Standing::Relaying(PEER)));
+        let relayed = [Service { slices: relayed.collect(), ..everything() }];
+        let largest = Wanted { slices: 4096, services: all.to_vec(), ..base };
+        let held = |netfilter: &mut Netfilter| netfilter.standings().unwrap().unwrap().services;
         netfilter.install(&ruleset(&largest)).unwrap();
-        assert_eq!(netfilter.owned().unwrap(), all);
-        netfilter.change(&[], &all, Some((DEVICE, lease()))).unwrap();
-        assert_eq!(netfilter.owned().unwrap(), []);
-        netfilter.change(&all, &[], Some((DEVICE, lease()))).unwrap();
+        assert_eq!(held(&mut netfilter)["default"], all[0].slices);
+        netfilter.change(&all, &relayed, Some((DEVICE, lease()))).unwrap();
+        assert_eq!(held(&mut netfilter)["default"], relayed[0].slices);
+        netfilter.change(&relayed, &[everything()], None).unwrap();
+        assert_eq!(held(&mut netfilter)["default"], [].into());
+        netfilter.change(&[everything()], &all, Some((DEVICE, lease()))).unwrap();
         assert_eq!(netfilter.verify(&ruleset(&largest)).unwrap(), []);
         run("nft", &["list", "ruleset"]);
 
@@ -357,14 +400,13 @@ fn changes_hold_while_others_commit() {
             let started = Instant::now();
             for n in 0..300u64 {
                 let slice = (n % 64) as u32;
-                let (add, remove) =
-                    if wanted.owned.contains(&slice) { (None, Some(slice)) } else { (Some(slice), None) };
+                let mut to = wanted.services.clone();
+                to[0].slices.insert(slice, EACH[(n % 7) as usize]);
                 let renewed = Lease { deadline_unix_ns: lease().deadline_unix_ns + n, ..lease() };
                 netfilter
-                    .change(add.as_slice(), remove.as_slice(), Some((DEVICE, renewed)))
+                    .change(&wanted.services, &to, Some((DEVICE, renewed)))
                     .unwrap_or_else(|e| panic!("change {n}: {e}"));
-                wanted.owned.extend(add);
-                wanted.owned.retain(|s| Some(*s) != remove);
+                wanted.services = to;
                 wanted.lease = Some(renewed);
             }
             println!("one change: {:?} on average", started.elapsed() / 300);
@@ -400,7 +442,8 @@ fn a_refused_change_changes_nothing() {
         let mut netfilter = Netfilter::open().unwrap();
         let without = Wanted { lease: None, ..both() };
         netfilter.install(&ruleset(&without)).unwrap();
-        let error = netfilter.change(&[1], &[64], Some((DEVICE, lease()))).unwrap_err();
+        let to = [everything().owning([1, 64])];
+        let error = netfilter.change(&without.services, &to, Some((DEVICE, lease()))).unwrap_err();
         let Error::Rejected { what, errno, .. } = &error else { panic!("{error:?}") };
         assert_eq!((what.as_str(), *errno), ("remove elements from set netdev onemac slices", Errno::ENOENT));
         assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), [], "{error}");
@@ -481,9 +524,11 @@ fn a_missing_privilege_is_named() {
 fn the_sysctls_exist() {
     in_namespace(|| {
         run("ip", &["link", "add", "onemac0", "link", DEVICE, "type", "macvlan", "mode", "private"]);
+        // Brings conntrack.
+        Netfilter::open().unwrap().install(&ruleset(&both())).unwrap();
         let mut seen = BTreeSet::new();
         for (v4, v6) in [(true, false), (false, true), (true, true)] {
-            for setting in sysctl::wanted(DEVICE, "onemac0", v4, v6) {
+            for setting in sysctl::wanted(DEVICE, "onemac0", v4, v6, true) {
                 let path = format!("/proc/sys/{}", setting.path);
                 std::fs::write(&path, setting.value.to_string()).unwrap_or_else(|e| panic!("{path}: {e}"));
                 assert_eq!(

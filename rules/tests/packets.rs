@@ -8,43 +8,18 @@ mod common;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
 
-use common::*;
-use nix::{
-    libc,
-    net::if_::if_nametoindex,
-    sched::{CpuSet, sched_setaffinity},
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
-    unistd::Pid,
-};
+use common::{frame::*, wire::*, *};
 use onemac_core::jhash::jhash;
-use onemac_rules::{Lease, Wanted, netlink::Netfilter, ruleset};
+use onemac_rules::{Lease, Standing, Wanted, netlink::Netfilter, ruleset};
 
-const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
-const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53);
 const OTHER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x99);
 /// Shares its last 24 bits, and so its solicited-node group, with [`VIP6`].
 const SAME_GROUP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, 0x53);
-const GROUP_MAC: [u8; 6] = [0x33, 0x33, 0xff, 0, 0, 0x53];
-const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0x53);
-
-const PROBE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
-const SENTINEL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x88];
-const BROADCAST: [u8; 6] = [0xff; 6];
-
-const ETH_ARP: u16 = 0x0806;
-const ETH_IP: u16 = 0x0800;
-const ETH_IP6: u16 = 0x86dd;
-/// Reserved for experiments (IEEE 802, local experimental ethertype 1).
-const ETH_TEST: u16 = 0x88b5;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMP6: u8 = 58;
 
 fn host() -> Wanted {
     wanted(&["192.0.2.53", "2001:db8::53"])
@@ -67,159 +42,8 @@ fn is_owned(client: IpAddr) -> bool {
         IpAddr::V4(a) => jhash(&a.octets(), wanted.seed),
         IpAddr::V6(a) => jhash(&a.octets(), wanted.seed),
     };
-    wanted.owned.contains(&((u64::from(hash) * u64::from(wanted.slices)) >> 32).try_into().unwrap())
-}
-
-/// Both ends of the veth pair, with a table behind the rules that counts what it sees.
-struct Wire {
-    socket: OwnedFd,
-    /// Sentinels sent so far, by direction.
-    sentinels: [u64; 2],
-}
-
-#[derive(Clone, Copy)]
-enum Way {
-    In,
-    Out,
-}
-
-impl Wire {
-    fn new(wanted: &Wanted) -> Self {
-        // One processor: what is sent first is then received first.
-        let mut one = CpuSet::new();
-        one.set(0).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
-        for device in [DEVICE, "far"] {
-            // The kernel's own IPv6 chatter would be counted.
-            std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1").unwrap();
-            run("ip", &["link", "set", device, "up"]);
-        }
-        let cluster = wanted.cluster_mac;
-        let own = wanted.device_mac;
-        let probe = onemac_rules::MacAddr(PROBE_MAC);
-        let sentinel = onemac_rules::MacAddr(SENTINEL_MAC);
-        let observer = format!(
-            "table netdev observer {{\n\
-             chain in {{\ntype filter hook ingress device \"{DEVICE}\" priority 100;\n\
-             ether saddr {probe} counter comment \"probe\"\n\
-             ether saddr {sentinel} counter comment \"sentinel\"\n}}\n\
-             chain out {{\ntype filter hook ingress device \"far\" priority 100;\n\
-             ether saddr {{ {probe}, {own} }} counter comment \"probe\"\n\
-             ether saddr {cluster} counter comment \"unmasked\"\n\
-             ether saddr {sentinel} counter comment \"sentinel\"\n}}\n}}\n"
-        );
-        nft_load(&observer, &[]).unwrap();
-        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        Self { socket, sentinels: [0, 0] }
-    }
-
-    /// Whether a frame that arrives at the service device gets past the rules.
-    fn passes_in(&mut self, frame: &[u8]) -> bool {
-        let before = counted(Way::In, "probe");
-        self.send_and_wait(Way::In, frame);
-        counted(Way::In, "probe") > before
-    }
-
-    /// Whether a frame that the service device sends arrives. It must not bear the cluster MAC.
-    fn passes_out(&mut self, frame: &[u8]) -> bool {
-        let before = counted(Way::Out, "probe");
-        self.send_and_wait(Way::Out, frame);
-        assert_eq!(counted(Way::Out, "unmasked"), 0, "a frame left with the cluster MAC as its source");
-        counted(Way::Out, "probe") > before
-    }
-
-    fn send_and_wait(&mut self, way: Way, frame: &[u8]) {
-        let device = match way {
-            Way::In => "far",
-            Way::Out => DEVICE,
-        };
-        self.send(device, frame);
-        self.send(device, &ethernet(BROADCAST, SENTINEL_MAC, ETH_TEST, &[0; 46]));
-        self.sentinels[way as usize] += 1;
-        let patience = Instant::now() + Duration::from_secs(60);
-        while counted(way, "sentinel") < self.sentinels[way as usize] {
-            assert!(Instant::now() < patience, "the sentinel did not arrive");
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn send(&self, device: &str, frame: &[u8]) {
-        // SAFETY: all its fields are numbers, and zero is one.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = if_nametoindex(device).unwrap() as i32;
-        // SAFETY: frame and address are valid for the lengths given.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
-        };
-        // The sender of a frame that an egress rule drops is told ENOBUFS.
-        let error = std::io::Error::last_os_error();
-        let dropped = sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS);
-        assert!(dropped || sent == frame.len() as isize, "{sent}: {error}");
-    }
-}
-
-/// What the observer has counted of one kind of frames.
-fn counted(way: Way, kind: &str) -> u64 {
-    let chain = match way {
-        Way::In => "in",
-        Way::Out => "out",
-    };
-    let text = run("nft", &["list", "chain", "netdev", "observer", chain]);
-    let line = text.lines().find(|l| l.contains(&format!("comment \"{kind}\""))).unwrap();
-    line.split_once("packets ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
-}
-
-fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
-    [&to[..], &from[..], &kind.to_be_bytes(), payload].concat()
-}
-
-/// A frame for the cluster MAC.
-fn for_cluster(kind: u16, payload: &[u8]) -> Vec<u8> {
-    ethernet(host().cluster_mac.0, PROBE_MAC, kind, payload)
-}
-
-/// An IPv4 packet; `fragment` is the field of flags and offset.
-fn ip4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
-    let len = (20 + payload.len()) as u16;
-    [
-        &[0x45, 0][..],
-        &len.to_be_bytes(),
-        &[0, 1],
-        &fragment.to_be_bytes(),
-        &[64, protocol, 0, 0],
-        &from.octets(),
-        &to.octets(),
-        payload,
-    ]
-    .concat()
-}
-
-fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let len = (payload.len() as u16).to_be_bytes();
-    [&[0x60, 0, 0, 0][..], &len, &[next, 255], &from.octets(), &to.octets(), payload].concat()
-}
-
-/// An ICMP or ICMPv6 message: type, code, checksum, four bytes more, body.
-fn icmp(kind: u8, body: &[u8]) -> Vec<u8> {
-    [&[kind, 0, 0, 0, 0, 0, 0, 0], body].concat()
-}
-
-fn arp(operation: u8, sender: ([u8; 6], Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
-    let head = [0, 1, 8, 0, 6, 4, 0, operation];
-    [&head[..], &sender.0, &sender.1.octets(), &[0; 6], &target.octets(), &[0; 18]].concat()
-}
-
-/// A neighbour solicitation (135) or advertisement (136) with a link-layer address option.
-fn neighbour(kind: u8, target: Ipv6Addr, option: u8, mac: [u8; 6]) -> Vec<u8> {
-    icmp(kind, &[&target.octets()[..], &[option, 1], &mac].concat())
+    let slice = ((u64::from(hash) * u64::from(wanted.slices)) >> 32) as u32;
+    wanted.services[0].standing(slice) == Standing::Own
 }
 
 fn mine4() -> Ipv4Addr {
@@ -418,9 +242,9 @@ fn without_a_lease_nothing_is_accepted_or_answered() {
 #[test]
 fn slices_change_hands_at_once() {
     with_rules(|mut wire, mut netfilter| {
-        let slices: Vec<u32> = host().owned.into_iter().collect();
-        let others: Vec<u32> = (0..host().slices).filter(|n| !slices.contains(n)).collect();
-        netfilter.change(&others, &slices, None).unwrap();
+        let mine = &host().services[0];
+        let others = (0..host().slices).filter(|n| !mine.slices.contains_key(n));
+        netfilter.change(&host().services, &[mine.owning(others)], None).unwrap();
         let udp = |client| for_cluster(ETH_IP, &ip4(client, VIP4, UDP, 0, &[0; 20]));
         assert!(!wire.passes_in(&udp(mine4())));
         assert!(wire.passes_in(&udp(theirs4())));

@@ -20,6 +20,7 @@ use crate::netns::Netns;
 use crate::numbered::Responder;
 use crate::process::{Process, shell_code, tail};
 use crate::server::Server;
+use crate::tcp::EchoServer;
 use crate::{nameserver, topology};
 
 /// How long an orderly leave may take before it counts as hung.
@@ -44,6 +45,9 @@ struct Programs {
     agent: Option<Agent>,
     nameserver: Option<Process>,
     responder: Option<Responder>,
+    echo: Option<EchoServer>,
+    /// The host's own program, where it has one.
+    program: Option<PathBuf>,
 }
 
 /// How a command of the program under test ended.
@@ -162,18 +166,44 @@ impl Host {
         Ok(())
     }
 
+    /// Gives the host a program of its own, or replaces that by another: in one step, as a package's upgrade
+    /// does, so that a running agent keeps the former one. The file is linked, not copied.
+    ///
+    /// # Errors
+    /// When it is on another file system, or can not be linked for another reason.
+    pub fn install_program(&self, file: &Path) -> Result<()> {
+        let (new, program) = (self.dir.join("onemac.new"), self.dir.join("onemac"));
+        // Renaming a file to another name of itself does nothing at all.
+        let _ = fs::remove_file(&new);
+        fs::hard_link(file, &new).and_then(|()| fs::rename(&new, &program)).with_context(|| {
+            format!("could not put {} in the place of {}", file.display(), program.display())
+        })?;
+        self.programs().program = Some(program);
+        Ok(())
+    }
+
+    /// The program that its agent is started from, and that its commands run.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn program(&self) -> Result<PathBuf> {
+        let own = self.programs().program.clone();
+        own.map_or_else(binary, Ok)
+    }
+
     /// Starts the agent. It runs when this returns; what it has done by then is for the caller to await.
     ///
     /// # Errors
     /// When one runs already or the program can not be started.
     pub fn start_agent(&self) -> Result<()> {
+        let program = self.program()?;
         let mut programs = self.programs();
         if let Some(agent) = &mut programs.agent
             && agent.process.is_running()
         {
             bail!("{} has an agent already", self.name());
         }
-        let mut command = self.netns.command(&binary()?.display().to_string());
+        let mut command = self.netns.command(&program.display().to_string());
         command.args(["run", "--host", &self.name(), "--config"]).arg(self.definition_path());
         command.arg("--run-dir").arg(self.run_dir()).env("RUST_BACKTRACE", "1");
         let process = Process::start(command, "onemac run", &self.agent_log_path(), self.outlives)?;
@@ -253,7 +283,7 @@ impl Host {
     pub fn onemac(&self, arguments: &[&str]) -> Result<Ended> {
         // A program that hangs is killed after a while, so that a test ends and can tell.
         let mut command = self.netns.command("timeout");
-        command.args(["-k", "1", "20"]).arg(binary()?).args(arguments);
+        command.args(["-k", "1", "20"]).arg(self.program()?).args(arguments);
         command.arg("--run-dir").arg(self.run_dir());
         ended(&mut command)
     }
@@ -291,6 +321,29 @@ impl Host {
         Ok(())
     }
 
+    /// Starts the [`crate::tcp`] server.
+    ///
+    /// # Errors
+    /// When a socket can not be opened.
+    pub fn start_echo(&self) -> Result<()> {
+        let echo = EchoServer::start(&self.netns, self.number, &self.vips)?;
+        self.programs().echo = Some(echo);
+        Ok(())
+    }
+
+    /// The connections that its [`crate::tcp`] server has; none where there is no server.
+    #[must_use]
+    pub fn echo_connections(&self) -> usize {
+        self.programs().echo.as_ref().map_or(0, EchoServer::open)
+    }
+
+    /// Ends all connections of its [`crate::tcp`] server, see [`EchoServer::cut`].
+    pub fn cut_echo(&self, reset: bool) {
+        if let Some(echo) = &self.programs().echo {
+            echo.cut(reset);
+        }
+    }
+
     /// Starts a [`Server`] on the shared and on the host's own addresses.
     ///
     /// # Errors
@@ -316,10 +369,11 @@ impl Host {
     /// # Errors
     /// When a part does not come up.
     pub fn power_on(&self) -> Result<()> {
-        let (had_nameserver, had_responder) = {
+        let (had_nameserver, had_responder, had_echo) = {
             let mut programs = self.programs();
             programs.agent = None;
-            (programs.nameserver.take().is_some(), programs.responder.take().is_some())
+            let Programs { nameserver, responder, echo, .. } = &mut *programs;
+            (nameserver.take().is_some(), responder.take().is_some(), echo.take().is_some())
         };
         // The other end of the cable goes with the device; a namespace lingers while a socket is open.
         self.ports().iter().try_for_each(|port| self.switch.ip(&format!("link del {port}")).map(drop))?;
@@ -332,6 +386,9 @@ impl Host {
         }
         if had_responder {
             self.start_responder()?;
+        }
+        if had_echo {
+            self.start_echo()?;
         }
         self.start_agent()
     }

@@ -139,6 +139,14 @@ impl Lab {
         self.hosts.iter().try_for_each(Host::start_responder)
     }
 
+    /// Starts the [`crate::tcp`] server of every host.
+    ///
+    /// # Errors
+    /// At the first that does not come up.
+    pub fn start_echoes(&self) -> Result<()> {
+        self.hosts.iter().try_for_each(Host::start_echo)
+    }
+
     /// Starts the agent of every host.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod host;
 mod janitor;
 mod lab;
 mod loss;
+pub mod moves;
 mod nameserver;
 mod netns;
 pub mod numbered;
@@ -31,6 +32,7 @@ mod process;
 mod report;
 mod server;
 mod snapshot;
+pub mod tcp;
 mod topology;
 mod wait;
 

@@ -89,8 +89,12 @@ fn wait_until_empty(run_dir: &Path, host: Option<String>, service: Option<&str>)
         {
             return Err(Failure::failed(format_args!("somebody has resumed {name}; no longer waiting")));
         }
-        let owned: u32 =
-            row.slices.iter().filter(|(s, _)| service.is_none_or(|wanted| wanted == *s)).map(|(_, n)| n).sum();
+        let owned: u32 = row
+            .slices
+            .iter()
+            .filter(|(s, _)| service.is_none_or(|wanted| wanted == *s))
+            .map(|(_, n)| n)
+            .sum();
         let text = match owned {
             0 if row.moving == 0 => {
                 println!("{name} has no connections left");
@@ -160,6 +164,9 @@ mod tests {
         assert_eq!(here(&few), "3 connections left on slice 17, oldest 4 min\n1 connection left on slice 19");
         let many: Vec<Moving> = (0..9).map(|s| moving(s, 2, Some(u64::from(s)))).collect();
         assert_eq!(here(&many), "18 connections left on 9 slices, oldest 8 s");
-        assert_eq!(here(&[Moving { connections: None, ..moving(1, 0, None) }]), "looking for connections on 1 slices");
+        assert_eq!(
+            here(&[Moving { connections: None, ..moving(1, 0, None) }]),
+            "looking for connections on 1 slices"
+        );
     }
 }

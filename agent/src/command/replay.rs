@@ -89,7 +89,8 @@ fn decision(action: Action) -> Decision {
         Action::Apply(change) => {
             let count = |set: fn(&Holding) -> u32| change.slices.values().map(set).sum::<u32>();
             let lease = if change.lease_until.is_some() { "under the lease" } else { "without a lease" };
-            let mut text = format!("kernel, change {}: accept {} slices", change.id, count(|h| h.accepted.len()));
+            let mut text =
+                format!("kernel, change {}: accept {} slices", change.id, count(|h| h.accepted.len()));
             for (what, slices) in [
                 ("shared", count(|h| h.shared.len())),
                 ("taken over", count(|h| h.taking.len())),

@@ -32,10 +32,10 @@ impl Driver {
             incarnation: core.incarnation,
             run: self.terms.run,
             definition: short(crate::setup::cluster(&self.terms.definition).definition),
-            staged: self.node.staged().map(|(id, waits)| Staged {
-                definition: short(id),
-                waits_for: waits.into_iter().collect(),
-            }),
+            staged: self
+                .node
+                .staged()
+                .map(|(id, waits)| Staged { definition: short(id), waits_for: waits.into_iter().collect() }),
             moving: self.moving(now),
             slices: self.terms.definition.slices,
             mac: self.terms.definition.mac.to_string(),
@@ -52,7 +52,8 @@ impl Driver {
     fn moving(&self, now: Time) -> Vec<Moving> {
         let drain = self.terms.definition.timing.drain_timeout;
         let moving = self.node.moving().iter();
-        let slices = moving.flat_map(|(service, slices)| slices.iter().map(move |(s, at)| (service, *s, *at)));
+        let slices =
+            moving.flat_map(|(service, slices)| slices.iter().map(move |(s, at)| (service, *s, *at)));
         slices
             .map(|(service, slice, since)| {
                 let seen = self.looks.seen.as_ref();
@@ -164,10 +165,7 @@ impl Driver {
         }
         if let Some((_, waits)) = self.node.staged() {
             add(
-                format!(
-                    "a new definition waits for {}",
-                    waits.into_iter().collect::<Vec<_>>().join(", ")
-                ),
+                format!("a new definition waits for {}", waits.into_iter().collect::<Vec<_>>().join(", ")),
                 "copy the file there and run `onemac reload` there; until then the old one is in force",
             );
         }

@@ -99,7 +99,7 @@ impl Driver {
             kernel,
             voices,
             keeper,
-            desk: Desk::default(),
+            desk: Desk::new(),
             looks: Looks::new(),
             macs: BTreeMap::new(),
             recorder,
@@ -131,7 +131,7 @@ impl Driver {
                     self.feed(looked).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Report(report) => self.feed(Input::Heard(Box::new(report))).await,
+                    Incoming::Report(report) => self.feed(Input::Heard(Arc::new(report))).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
@@ -140,10 +140,11 @@ impl Driver {
                 Some(Seen { report, mac }) = inputs.beacon_reports.recv() => {
                     self.wire_heard.insert(report.host.clone(), clock::now());
                     self.macs.insert(report.host.clone(), mac);
-                    self.feed(Input::Heard(Box::new(report))).await;
+                    self.feed(Input::Heard(Arc::new(report))).await;
                 }
-                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Box::new(report))).await,
+                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
+                Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
                 Some(question) = inputs.questions.recv() => self.answer(question).await,
                 Some(()) = inputs.signals.hangup.recv() => match self.reload().await {
@@ -252,7 +253,7 @@ impl Driver {
                 let result = self.reload().await;
                 drop(answer.send(result));
             }
-            Question::Restart(answer) => self.want_restart(answer).await,
+            Question::Restart(answer) => self.want_restart(answer),
             Question::Status(to) => drop(to.send(self.status())),
             Question::Slices(to) => drop(to.send(answers::slices(&self.node, &self.terms.definition))),
             Question::Owner(client, service, to) => drop(to.send(self.owner(client, service))),

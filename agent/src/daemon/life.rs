@@ -64,7 +64,10 @@ impl Keeper {
     /// Whole or not at all: a reader never finds half a file.
     fn write(&self) -> Result<()> {
         let cannot = |e: std::io::Error| {
-            Failure::failed(format_args!("can not keep what a next agent needs in {}: {e}", self.path.display()))
+            Failure::failed(format_args!(
+                "can not keep what a next agent needs in {}: {e}",
+                self.path.display()
+            ))
         };
         let bytes = serde_json::to_vec(&self.life).map_err(Failure::failed)?;
         let new = self.path.with_extension("new");

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use onemac_core::node::{Input, Staged};
 use onemac_core::time::Time;
 use onemac_definition::Definition;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Driver;
 use crate::clock;
@@ -27,7 +28,6 @@ const TRIES: u32 = 15;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// What is under way for operators.
-#[derive(Default)]
 pub struct Desk {
     /// Who waits for the answer to which letter.
     letters: HashMap<u64, oneshot::Sender<std::result::Result<String, String>>>,
@@ -38,6 +38,25 @@ pub struct Desk {
     leaving: HashMap<SocketAddr, String>,
     /// Somebody waits for this agent to start anew, and moves are waited for until then.
     pub restart: Option<(Time, Answer)>,
+    /// Whether the program could be started anew, for those who asked.
+    pub checked: (mpsc::UnboundedSender<Checked>, mpsc::UnboundedReceiver<Checked>),
+}
+
+/// What came of trying the program out, and who wants to know.
+pub type Checked = (std::result::Result<(), String>, Answer);
+
+impl Desk {
+    /// Nothing is under way.
+    pub fn new() -> Self {
+        Desk {
+            letters: HashMap::new(),
+            last_letter: 0,
+            staged: None,
+            leaving: HashMap::new(),
+            restart: None,
+            checked: mpsc::unbounded_channel(),
+        }
+    }
 }
 
 impl Driver {
@@ -217,7 +236,7 @@ impl Driver {
         all.extend(self.desk.leaving.clone());
         self.voices.wire.set_peers(all);
         let wanted = super::wanted(&definition, &self.terms.host, &self.terms.secret);
-        if let Err(error) = self.kernel.change(wanted).await {
+        if let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
             tracing::error!("{error}");
         }
         let id = setup::cluster(&definition).definition;
@@ -235,7 +254,8 @@ impl Driver {
         if self.desk.leaving.is_empty() {
             return;
         }
-        let gone: Vec<SocketAddr> = self.desk.leaving.iter().filter(|(_, h)| !self.node.hears(h)).map(|(a, _)| *a).collect();
+        let gone: Vec<SocketAddr> =
+            self.desk.leaving.iter().filter(|(_, h)| !self.node.hears(h)).map(|(a, _)| *a).collect();
         if gone.is_empty() {
             return;
         }
@@ -248,21 +268,14 @@ impl Driver {
     }
 
     /// Starts the program anew as soon as nothing moves and the lease is fresh; the kernel serves meanwhile.
-    pub(super) async fn want_restart(&mut self, answer: Answer) {
-        let program = self.terms.program.clone();
-        let file = self.terms.file.clone();
-        // A program that can not even read the definition would leave the kernel alone until its lease ends.
-        let tried = tokio::process::Command::new(&program).arg("check").arg(&file).output().await;
-        let fine = match tried {
-            Ok(output) if output.status.success() => Ok(()),
-            Ok(output) => Err(format!(
-                "{} does not take the definition {}: {}",
-                program.display(),
-                file.display(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            )),
-            Err(error) => Err(format!("can not run {}: {error}", program.display())),
-        };
+    pub(super) fn want_restart(&mut self, answer: Answer) {
+        let (program, file) = (self.terms.program.clone(), self.terms.file.clone());
+        let checked = self.desk.checked.0.clone();
+        tokio::task::spawn_blocking(move || drop(checked.send((try_out(&program, &file), answer))));
+    }
+
+    /// The program was tried out.
+    pub(super) fn tried_out(&mut self, fine: std::result::Result<(), String>, answer: Answer) {
         match fine {
             Ok(()) => self.desk.restart = Some((clock::now() + SETTLE, answer)),
             Err(why) => drop(answer.send(Err(Failure::failed(format!("{why}; this agent goes on"))))),
@@ -284,5 +297,19 @@ impl Driver {
         self.kernel.netfilter.finish().await;
         let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
         tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
+    }
+}
+
+/// A program that can not even read the definition would leave the kernel alone until its lease ends.
+fn try_out(program: &Path, file: &Path) -> std::result::Result<(), String> {
+    match std::process::Command::new(program).arg("check").arg(file).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!(
+            "{} does not take the definition {}: {}",
+            program.display(),
+            file.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => Err(format!("can not run {}: {error}", program.display())),
     }
 }

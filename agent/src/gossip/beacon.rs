@@ -44,11 +44,7 @@ pub struct Beacon {
 
 impl Beacon {
     /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
-    pub fn open(
-        index: u32,
-        mac: [u8; 6],
-        gossip_key: &[u8; 32],
-    ) -> io::Result<(Self, mpsc::Receiver<Seen>)> {
+    pub fn open(index: u32, mac: [u8; 6], gossip_key: &[u8; 32]) -> io::Result<(Self, mpsc::Receiver<Seen>)> {
         let sealer = FrameSealer::new(gossip_key, mac);
         let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
         let (heard, reports) = mpsc::channel(QUEUE);

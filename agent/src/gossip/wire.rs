@@ -165,7 +165,13 @@ impl Wire {
         }
     }
 
-    fn deliver(&self, (from, host): (SocketAddr, &str), kind: Kind, body: &[u8], queue: &mpsc::Sender<Incoming>) {
+    fn deliver(
+        &self,
+        (from, host): (SocketAddr, &str),
+        kind: Kind,
+        body: &[u8],
+        queue: &mpsc::Sender<Incoming>,
+    ) {
         let incoming = match kind {
             Kind::Hello => return,
             Kind::Gossip => Some(Incoming::Gossip((from, body.to_vec()))),

@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 
 use self::link::{Links, ServiceDevice};
 use self::netfilter::Netfilter;
-pub use self::standings::{Found, services};
+pub use self::standings::Found;
+pub(crate) use self::standings::services;
 use crate::failure::{Failure, Result};
 
 /// The device that holds the shared addresses.
@@ -78,7 +79,9 @@ impl Kernel {
 
     async fn bring_up_device(&self, wanted: &Wanted) -> Result<()> {
         let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
-        let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false));
+        let tracked = wanted.services.iter().any(|service| service.tracked);
+        let settings =
+            onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
         self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).apply(&service)?;
@@ -102,11 +105,11 @@ impl Kernel {
 
     /// Other shared addresses and other services, while everything goes on. An address is covered by the
     /// rules for as long as the device has it.
-    pub async fn change(&self, wanted: Wanted) -> Result<()> {
+    pub async fn change(&self, before: &[IpAddr], wanted: Wanted) -> Result<()> {
         let wanted = Wanted { device_mac: self.service.mac, ..wanted };
         let index = self.links.index(SHARED_DEVICE).await?;
         let mut both = wanted.clone();
-        both.vips.extend(self.netfilter.vips());
+        both.vips.extend(before);
         self.netfilter.rebase(both).await?;
         self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await?;
         self.netfilter.rebase(wanted).await

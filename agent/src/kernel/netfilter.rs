@@ -3,18 +3,17 @@
 //! The thread keeps what it last asked of the kernel. If a change fails, or somebody else has committed
 //! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
 
-use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use mnl::{Bus, Socket};
-use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules};
-use onemac_rules::{Lease, Wanted, ruleset};
+use onemac_rules::{Lease, Service, Wanted, ruleset};
 use tokio::sync::oneshot;
 
+use super::standings::{Found, holdings};
 use crate::clock;
 use crate::failure::{Failure, Result};
 
@@ -27,8 +26,12 @@ pub struct Netfilter {
 }
 
 enum Request {
-    /// Accept these slices until then.
-    Change { owned: SliceSet, lease_until: Option<Time>, done: oneshot::Sender<bool> },
+    /// Do this with slices until then.
+    Change { services: Vec<Service>, lease_until: Option<Time>, done: oneshot::Sender<bool> },
+    /// Other addresses and services; what is known of slices stays.
+    Rebase { wanted: Box<Wanted>, done: oneshot::Sender<bool> },
+    /// Answer when all that was asked before is done.
+    Finish { done: oneshot::Sender<()> },
     /// Go on accepting until then.
     Renew { lease_until: Time },
     /// Somebody has committed something: are our rules still there?
@@ -38,31 +41,50 @@ enum Request {
 }
 
 impl Netfilter {
-    /// Installs the rules for `wanted` and starts the thread.
-    pub async fn install(wanted: Wanted) -> Result<Self> {
+    /// Installs the rules for `wanted` and starts the thread. With `take_over`, what an earlier run's rules do
+    /// with slices goes on, and is returned.
+    pub async fn install(wanted: Wanted, take_over: bool) -> Result<(Self, Found)> {
         let (requests, inbox) = mpsc::channel();
         let (done, installed) = oneshot::channel();
         let spawned = thread::Builder::new().name("netfilter".into()).spawn(move || {
-            let mut state = match State::open(wanted) {
-                Ok(state) => state,
+            let (mut state, found) = match State::open(wanted, take_over) {
+                Ok(opened) => opened,
                 Err(error) => return drop(done.send(Err(error))),
             };
-            if done.send(Ok(())).is_ok() {
+            if done.send(Ok(found)).is_ok() {
                 state.serve(&inbox);
             }
         });
         spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
-        installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
+        let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
         watch(requests.clone());
-        Ok(Netfilter { requests })
+        Ok((Netfilter { requests }, found))
     }
 
-    /// Makes the kernel accept exactly `owned` until `lease_until`. The answer says whether it does.
-    pub fn change(&self, owned: SliceSet, lease_until: Option<Time>) -> oneshot::Receiver<bool> {
+    /// Makes the kernel do exactly this with slices until `lease_until`. The answer says whether it does.
+    pub fn change(&self, services: Vec<Service>, lease_until: Option<Time>) -> oneshot::Receiver<bool> {
         let (done, answer) = oneshot::channel();
         // If the thread is gone, so is `done`, and the answer is an error, which counts as a refusal.
-        let _ = self.requests.send(Request::Change { owned, lease_until, done });
+        let _ = self.requests.send(Request::Change { services, lease_until, done });
         answer
+    }
+
+    /// Replaces the rules by those for other addresses and services. What becomes of the slices of services
+    /// that stay, and the lease, stay.
+    pub async fn rebase(&self, wanted: Wanted) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Rebase { wanted: Box::new(wanted), done });
+        match answer.await.map_err(|_| thread_gone())? {
+            true => Ok(()),
+            false => Err(Failure::failed("the kernel refused the rules of the new definition; see above")),
+        }
+    }
+
+    /// Waits until the kernel has done all that it was asked for.
+    pub async fn finish(&self) {
+        let (done, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Finish { done });
+        let _ = answer.await;
     }
 
     /// Lets the kernel accept until `lease_until`.
@@ -126,18 +148,33 @@ struct State {
 }
 
 impl State {
-    fn open(wanted: Wanted) -> std::result::Result<Self, Error> {
+    fn open(mut wanted: Wanted, take_over: bool) -> std::result::Result<(Self, Found), Error> {
         let mut rules = Rules::open()?;
-        rules.install(&ruleset(&wanted))?;
-        Ok(State { rules, wanted, lease_until: None, clock_offset: clock_offset() })
+        let left = if take_over { rules.standings()? } else { None };
+        let mut found = Found::default();
+        if let Some(left) = left {
+            let slices =
+                left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
+            found = Found { slices: holdings(slices), lease_until: left.lease.and_then(end_of) };
+            for service in &mut wanted.services {
+                service.slices = left.services.get(&service.name).cloned().unwrap_or_default();
+            }
+        }
+        let lease_until = found.lease_until;
+        let mut state = State { rules, wanted, lease_until, clock_offset: clock_offset() };
+        state.wanted.lease = state.lease();
+        state.rules.install(&ruleset(&state.wanted))?;
+        Ok((state, found))
     }
 
     fn serve(&mut self, inbox: &mpsc::Receiver<Request>) {
         while let Ok(request) = inbox.recv() {
             match request {
-                Request::Change { owned, lease_until, done } => {
-                    let _ = done.send(self.change(owned, lease_until));
+                Request::Change { services, lease_until, done } => {
+                    let _ = done.send(self.change(services, lease_until));
                 }
+                Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
+                Request::Finish { done } => drop(done.send(())),
                 Request::Renew { lease_until } => self.renew(lease_until),
                 Request::Look => self.look(),
                 Request::Remove { done } => return drop(done.send(self.rules.remove())),
@@ -145,11 +182,18 @@ impl State {
         }
     }
 
-    fn change(&mut self, owned: SliceSet, lease_until: Option<Time>) -> bool {
-        let owned: BTreeSet<u32> = owned.iter().collect();
-        let add: Vec<u32> = owned.difference(&self.wanted.owned).copied().collect();
-        let remove: Vec<u32> = self.wanted.owned.difference(&owned).copied().collect();
-        self.wanted.owned = owned;
+    fn rebase(&mut self, mut wanted: Wanted) -> bool {
+        for service in &mut wanted.services {
+            if let Some(known) = self.wanted.services.iter().find(|s| s.name == service.name) {
+                service.slices = known.slices.clone();
+            }
+        }
+        self.wanted = wanted;
+        self.install()
+    }
+
+    fn change(&mut self, services: Vec<Service>, lease_until: Option<Time>) -> bool {
+        let from = std::mem::replace(&mut self.wanted.services, services);
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
@@ -157,7 +201,7 @@ impl State {
         };
         self.wanted.lease = Some(lease);
         let lease = Some((self.wanted.device.as_str(), lease));
-        match self.rules.change(&add, &remove, lease) {
+        match self.rules.change(&from, &self.wanted.services, lease) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }
@@ -228,6 +272,14 @@ impl State {
         }
         self.clock_offset = offset;
     }
+}
+
+/// When a lease that was found ends, by the clock of the protocol: by the kernel's count or by the wall clock,
+/// whichever comes first.
+fn end_of(lease: Lease) -> Option<Time> {
+    let by_wall = Duration::from_nanos(lease.deadline_unix_ns.saturating_sub(clock::unix_ns()));
+    let left = lease.timeout.min(by_wall);
+    (!left.is_zero()).then(|| clock::now() + left)
 }
 
 fn clock_offset() -> i128 {

@@ -20,7 +20,7 @@ pub struct Found {
 
 /// All services of a definition, with what the core wants of their slices. A host whose MAC address is not
 /// known can not be sent anything on: what would be is then closed to all but connections.
-pub fn services(terms: &Terms, holdings: &Holdings, macs: &BTreeMap<String, [u8; 6]>) -> Vec<Service> {
+pub(crate) fn services(terms: &Terms, holdings: &Holdings, macs: &BTreeMap<String, [u8; 6]>) -> Vec<Service> {
     let mut services = setup::kernel_services(&terms.definition);
     for service in &mut services {
         let Some(held) = holdings.get(&service.name) else { continue };
@@ -56,7 +56,9 @@ pub fn holdings<'a>(
             match standing {
                 Standing::Foreign => continue,
                 Standing::Own => held.accepted.insert(slice),
-                Standing::Shared | Standing::Taking => held.shared.insert(slice) && held.accepted.insert(slice),
+                Standing::Shared | Standing::Taking => {
+                    held.shared.insert(slice) && held.accepted.insert(slice)
+                }
                 Standing::Moving | Standing::Relaying(_) | Standing::Incoming => held.moving.insert(slice),
             };
         }

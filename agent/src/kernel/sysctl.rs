@@ -127,6 +127,10 @@ pub fn apply_unremembered(settings: &[Sysctl]) -> Result<()> {
 
 /// The present value, if the kernel does not act as wanted.
 fn unmet(setting: &Sysctl) -> Result<Option<u32>> {
+    if setting.optional && !Path::new("/proc/sys").join(&setting.path).exists() {
+        tracing::debug!("{} is not there: left alone", setting.path);
+        return Ok(None);
+    }
     let own = read(&setting.path)?;
     Ok((!setting.is_met(own, all(setting)?)).then_some(own))
 }

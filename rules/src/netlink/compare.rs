@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     Error,
-    object::{self, FILTER, POLICY_ACCEPT},
+    object::{self, FILTER, Home, POLICY_ACCEPT},
     read::{Found, FoundChain, FoundElement, FoundRule, FoundSet},
     transaction::{Resolve, raw_key},
 };
@@ -36,9 +36,16 @@ impl fmt::Display for Difference {
 const ELEMENTS_SHOWN: usize = 8;
 
 struct Comparison<'a> {
+    family: Family,
     resolve: Resolve<'a>,
     place: String,
     differences: Vec<Difference>,
+}
+
+/// That there is a table of ours that is not wanted.
+pub(super) fn superfluous(home: Home<'_>) -> Difference {
+    let table = format!("table {} {}", home.family.name(), home.table);
+    Difference { place: table.clone(), wanted: None, found: Some(table) }
 }
 
 /// All differences between the wanted table and the found one.
@@ -48,7 +55,7 @@ pub(super) fn table(
     resolve: Resolve<'_>,
 ) -> Result<Vec<Difference>, Error> {
     let place = format!("table {} {}", wanted.family.name(), wanted.name);
-    let mut comparison = Comparison { resolve, place, differences: Vec::new() };
+    let mut comparison = Comparison { family: wanted.family, resolve, place, differences: Vec::new() };
     match found {
         None => comparison.add("", Some(format!("table {} {}", wanted.family.name(), wanted.name)), None),
         Some(found) => {
@@ -100,23 +107,31 @@ impl Comparison<'_> {
     fn set(&mut self, place: &str, wanted: &Set, found: &FoundSet) -> Result<(), Error> {
         self.unequal(place, "key type number", wanted.key.number(), found.key_type);
         self.unequal(place, "key length", wanted.key.len(), found.key_len);
+        let data_type = wanted.data.map_or(0, |kind| kind.number_and_len().0);
+        self.unequal(place, "data type number", data_type, found.data_type.unwrap_or(0));
         self.unequal(place, "flags", wanted.flags(), found.flags);
+        let timeout = match wanted.timeout {
+            Timeout::All(after) => after.as_millis() as u64,
+            Timeout::Never | Timeout::Some => 0,
+        };
+        self.unequal(place, "timeout in ms", timeout, found.timeout.unwrap_or(0));
         self.unequal(place, "size", wanted.size.unwrap_or(0), found.size.unwrap_or(0));
         let declaration = format!("{} {}", wanted.declaration(), wanted.comment);
         self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
 
+        if wanted.dynamic {
+            return Ok(());
+        }
         let mut surplus = found.elements.clone();
         let mut missing = Vec::new();
         let (mut changed_from, mut changed_to) = (Vec::new(), Vec::new());
         for element in &wanted.elements {
             let key = raw_key(&element.key, wanted.key, self.resolve)?;
-            let verdict =
-                element.verdict.as_ref().map(|v| (v.number(), v.chain().unwrap_or_default().to_owned()));
             match surplus.remove(&key) {
-                Some(found) if found.verdict == verdict => {}
+                Some(found) if is_same(element.data.as_ref(), &found) => {}
                 Some(found) => {
                     changed_from.push(element.to_nft());
-                    changed_to.push(element.key.to_nft() + &show_verdict(&found));
+                    changed_to.push(element.key.to_nft() + &show_data(&found));
                 }
                 // That a timed element has gone is what its time is for.
                 None if element.timeout.is_some() => {}
@@ -133,7 +148,7 @@ impl Comparison<'_> {
         if !surplus.is_empty() {
             let surplus: Vec<String> = surplus
                 .iter()
-                .map(|(key, element)| show_key(wanted.key, key) + &show_verdict(element))
+                .map(|(key, element)| show_key(wanted.key, key) + &show_data(element))
                 .collect();
             self.add(place, None, Some(format!("elements {}", some_of(&surplus))));
         }
@@ -164,7 +179,7 @@ impl Comparison<'_> {
                 "type {} hook {} device {} priority {} policy {POLICY_ACCEPT}",
                 FILTER.to_string_lossy(),
                 h.number(),
-                h.device,
+                h.device().unwrap_or_default(),
                 h.priority
             )
         });
@@ -176,6 +191,7 @@ impl Comparison<'_> {
         });
         self.unequal(place, "", wanted_hook, found_hook);
 
+        let expected = |rule: &Rule| expected(self.family, rule);
         let codes: Vec<FoundRule> = wanted.rules.iter().map(expected).collect::<Result<_, _>>()?;
         // What stands in the same order at the beginning and at the end is taken as the same, so that one
         // rule that is missing in the middle is one difference.
@@ -198,9 +214,9 @@ impl Comparison<'_> {
 }
 
 /// The rule as it is going to be found.
-fn expected(rule: &Rule) -> Result<FoundRule, Error> {
+fn expected(family: Family, rule: &Rule) -> Result<FoundRule, Error> {
     let code = rule
-        .bytecode()
+        .bytecode(family)
         .iter()
         .map(|code| {
             let expression = object::expression(code)?;
@@ -219,15 +235,26 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
         KeyType::Ipv6 => bytes.first_chunk::<16>().map(|b| std::net::Ipv6Addr::from(*b).to_string()),
         KeyType::Slice { .. } => number().map(|n| n.to_string()),
         KeyType::Device => number().map(|n| format!("device with index {n}")),
+        KeyType::Mark => number().map(|n| format!("{n:#x}")),
         KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
         KeyType::Raw(_) => None,
     }
     .unwrap_or_else(|| crate::text::hex(bytes))
 }
 
-fn show_verdict(element: &FoundElement) -> String {
+/// Whether the element that was found leads to what is wanted.
+fn is_same(wanted: Option<&Data>, found: &FoundElement) -> bool {
+    let (verdict, data) = match wanted {
+        None => (None, None),
+        Some(Data::Verdict(v)) => (Some((v.number(), v.chain().unwrap_or_default().to_owned())), None),
+        Some(Data::Mac(mac)) => (None, Some(mac.0.to_vec())),
+    };
+    found.verdict == verdict && found.data == data
+}
+
+fn show_data(element: &FoundElement) -> String {
     match &element.verdict {
-        None => String::new(),
+        None => element.data.as_deref().map(|d| format!(" : {}", crate::text::hex(d))).unwrap_or_default(),
         Some((number, _)) if *number == Verdict::Drop.number() => " : drop".into(),
         Some((number, _)) if *number == Verdict::Accept.number() => " : accept".into(),
         Some((_, chain)) if !chain.is_empty() => format!(" : goto {chain}"),

@@ -112,6 +112,14 @@ pub enum Error {
         /// All of them.
         differences: Vec<Difference>,
     },
+    /// A change from or to services that are not the installed ones.
+    #[error(
+        "cannot change the slices of service \"{service}\": it is not among those installed; install anew"
+    )]
+    OtherServices {
+        /// Its name.
+        service: String,
+    },
     /// A name that can not be passed to the kernel.
     #[error("\"{name}\" can not be a name in the kernel: it has a zero byte or is too long")]
     BadName {
@@ -137,7 +145,9 @@ pub(crate) enum Object {
     Elements,
     Chain,
     EgressChain,
+    InetChain,
     Rules,
+    InetRules,
 }
 
 /// The error for a step that the kernel refused.
@@ -151,7 +161,8 @@ pub(crate) fn refused(object: Object, what: String, errno: Errno) -> Error {
         (Object::Table, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Error::Unsupported {
             what,
             errno,
-            needs: "the kernel needs the netdev family of nf_tables (CONFIG_NF_TABLES_NETDEV)",
+            needs: "the kernel needs the netdev family of nf_tables (CONFIG_NF_TABLES_NETDEV), and where TCP \
+                    connections are followed the inet family (CONFIG_NF_TABLES_INET)",
         },
         (Object::Chain, _) if not_there => Error::Unsupported {
             what,
@@ -162,6 +173,16 @@ pub(crate) fn refused(object: Object, what: String, errno: Errno) -> Error {
             what,
             errno,
             needs: "the kernel needs nf_tables on egress (Linux 5.16 or newer, CONFIG_NETFILTER_EGRESS)",
+        },
+        (Object::InetChain, _) if not_there => Error::Unsupported {
+            what,
+            errno,
+            needs: "the kernel needs nf_tables for IPv4 and IPv6 (CONFIG_NF_TABLES_INET)",
+        },
+        (Object::InetRules, Errno::EOPNOTSUPP | Errno::ENOENT) => Error::Unsupported {
+            what,
+            errno,
+            needs: "to follow TCP connections the kernel needs conntrack (CONFIG_NF_CONNTRACK, CONFIG_NFT_CT)",
         },
         (_, Errno::EBUSY) => Error::Rejected {
             what,
@@ -206,6 +227,8 @@ mod tests {
             (Object::Chain, Errno::ENOENT, "on ingress"),
             (Object::Chain, Errno::EBUSY, "another program"),
             (Object::EgressChain, Errno::EOPNOTSUPP, "Linux 5.16"),
+            (Object::InetChain, Errno::EOPNOTSUPP, "CONFIG_NF_TABLES_INET"),
+            (Object::InetRules, Errno::ENOENT, "conntrack"),
             (Object::Rules, Errno::EOPNOTSUPP, "CONFIG_NFT_HASH"),
             (Object::Rules, Errno::ENOENT, "install them again"),
             (Object::Elements, Errno::ENOENT, "install them again"),

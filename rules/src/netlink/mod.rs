@@ -11,7 +11,7 @@ mod read;
 mod socket;
 mod transaction;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use nix::net::if_::if_nametoindex;
 
@@ -23,11 +23,12 @@ use self::{
 };
 use crate::{
     model::*,
-    wanted::{LEASE, LEASED, Lease, SLICES, TABLE, leased, slice},
+    wanted::{Change, LEASE, LEASED, Lease, Permission, Service, Standing, TABLE, permission, service_of},
 };
 
 /// The tables that onemac may ever have made: what [`Netfilter::remove`] removes.
-const OWN_TABLES: &[Home<'static>] = &[Home { family: Family::Netdev, table: TABLE }];
+const OWN_TABLES: &[Home<'static>] =
+    &[Home { family: Family::Netdev, table: TABLE }, Home { family: Family::Inet, table: TABLE }];
 
 /// Where slices and lease are.
 const SERVICE: Home<'static> = OWN_TABLES[0];
@@ -51,15 +52,19 @@ impl Netfilter {
         Ok(Self { socket: Socket::open()?, generation: None })
     }
 
-    /// Replaces our tables by these, then reads them back and compares.
+    /// Replaces our tables by these, then reads them back and compares. A table of ours that is not among them
+    /// goes.
     ///
     /// One transaction that makes each table, deletes it and makes it anew: the same whether there was one
     /// or not, and no packet sees anything in between. Counters and running leases start over.
     pub fn install(&mut self, ruleset: &Ruleset) -> Result<(), Error> {
-        for hook in ruleset.tables.iter().flat_map(|t| &t.chains).filter_map(|c| c.hook.as_ref()) {
-            device_index(&hook.device)?;
+        let hooks = ruleset.tables.iter().flat_map(|t| &t.chains).filter_map(|c| c.hook.as_ref());
+        for device in hooks.filter_map(Hook::device) {
+            device_index(device)?;
         }
+        let superfluous = self.there(&unwanted(ruleset))?;
         self.commit("install the ruleset", |transaction| {
+            superfluous.iter().try_for_each(|home| transaction.delete(*home))?;
             ruleset.tables.iter().try_for_each(|table| transaction.replace(table, &device_index))
         })?;
         match self.verify(ruleset)? {
@@ -79,28 +84,41 @@ impl Netfilter {
                 .collect::<Result<Vec<_>, _>>()
         })?;
         self.generation = Some(generation);
-        let mut differences = Vec::new();
+        let mut differences: Vec<_> =
+            self.there(&unwanted(ruleset))?.into_iter().map(compare::superfluous).collect();
         for (table, found) in ruleset.tables.iter().zip(&found) {
             differences.extend(compare::table(table, found.as_ref(), &device_index)?);
         }
         Ok(differences)
     }
 
-    /// Takes slices in, gives slices up, and renews the lease of the device, all in one transaction.
+    /// Changes what becomes of slices, and renews the lease of the device, all in one transaction. Only what
+    /// differs between `from` and `to` is touched.
     ///
-    /// A slice that is where it should be already stays there. A number that is no slice, or a table that is
-    /// not there, fails the whole: then the kernel is not as the agent believes, and it should
-    /// [`install`](Self::install) again. Without a `lease` the running one is left alone.
-    pub fn change(&mut self, add: &[u32], remove: &[u32], lease: Option<(&str, Lease)>) -> Result<(), Error> {
-        if add.is_empty() && remove.is_empty() && lease.is_none() {
+    /// `from` must be what the kernel holds: a slice that has another verdict than `from` says is not noticed,
+    /// but one that is missing, or a table that is not there, fails the whole. Then the kernel is not as the
+    /// agent believes, and it should [`install`](Self::install). Both must be the same services; others have
+    /// other tables, and are installed too. Without a `lease` the running one is left alone.
+    pub fn change(
+        &mut self,
+        from: &[Service],
+        to: &[Service],
+        lease: Option<(&str, Lease)>,
+    ) -> Result<(), Error> {
+        let changes = changes(from, to)?;
+        if changes.is_empty() && lease.is_none() {
             return Ok(());
         }
-        // The verdict of an element can not be changed in place.
-        let changed: Vec<Element> =
-            remove.iter().map(|n| slice(*n, false)).chain(add.iter().map(|n| slice(*n, true))).collect();
         self.commit("change the slices", |transaction| {
-            transaction.remove_elements(SERVICE, SLICE_KEY, SLICES, &changed, &device_index)?;
-            transaction.add_elements(SERVICE, SLICE_KEY, SLICES, &changed, &device_index)?;
+            for (service, change) in &changes {
+                let (slices, relays) = (service.slices_map(), service.relays_map());
+                for (map, out) in [(&slices, &change.slices_out), (&relays, &change.relays_out)] {
+                    transaction.remove_elements(SERVICE, SLICE_KEY, map, out, &device_index)?;
+                }
+                for (map, into) in [(&slices, &change.slices_in), (&relays, &change.relays_in)] {
+                    transaction.add_elements(SERVICE, SLICE_KEY, map, into, &device_index)?;
+                }
+            }
             match lease {
                 Some((device, lease)) => set_lease(transaction, device, Some(lease)),
                 None => Ok(()),
@@ -127,36 +145,21 @@ impl Netfilter {
         Ok(element.map(|e| e.left_ms.map_or(Duration::MAX, Duration::from_millis)))
     }
 
-    /// The slices of which the kernel accepts packets (under a lease), in order; none if there is no table.
-    pub fn owned(&mut self) -> Result<Vec<u32>, Error> {
-        let (elements, _) = self.steadily(|socket| read::elements(socket, SERVICE, SLICES))?;
-        let mut slices: Vec<u32> = elements
-            .iter()
-            .filter(|(_, element)| element.verdict.as_ref().is_some_and(|(_, chain)| chain == LEASED))
-            .filter_map(|(key, _)| key.first_chunk().map(|b| u32::from_ne_bytes(*b)))
-            .collect();
-        slices.sort_unstable();
-        Ok(slices)
+    /// What becomes of each slice, and the lease that is left; `None` if our rules are not there.
+    pub fn standings(&mut self) -> Result<Option<Standings>, Error> {
+        let (found, generation) = self.steadily(read_standings)?;
+        self.generation = Some(generation);
+        Ok(found)
     }
 
     /// Whether any of our tables is there.
     pub fn exists(&mut self) -> Result<bool, Error> {
-        for home in OWN_TABLES {
-            if read::table_userdata(&mut self.socket, *home)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(!self.there(OWN_TABLES)?.is_empty())
     }
 
     /// Removes our tables, in one transaction; whether there were any.
     pub fn remove(&mut self) -> Result<bool, Error> {
-        let mut there = Vec::new();
-        for home in OWN_TABLES {
-            if read::table_userdata(&mut self.socket, *home)?.is_some() {
-                there.push(*home);
-            }
-        }
+        let there = self.there(OWN_TABLES)?;
         if there.is_empty() {
             return Ok(false);
         }
@@ -164,6 +167,17 @@ impl Netfilter {
             there.iter().try_for_each(|home| transaction.delete(*home))
         })?;
         Ok(true)
+    }
+
+    /// Those of the tables that are there.
+    fn there(&mut self, tables: &[Home<'static>]) -> Result<Vec<Home<'static>>, Error> {
+        let mut there = Vec::new();
+        for home in tables {
+            if read::table_userdata(&mut self.socket, *home)?.is_some() {
+                there.push(*home);
+            }
+        }
+        Ok(there)
     }
 
     /// How many transactions this network namespace has seen, ours and everybody's.
@@ -210,18 +224,85 @@ impl Netfilter {
     }
 }
 
+/// Our tables that have no place in this ruleset.
+fn unwanted(ruleset: &Ruleset) -> Vec<Home<'static>> {
+    let wanted = |home: &Home<'_>| ruleset.table(home.family, home.table).is_some();
+    OWN_TABLES.iter().filter(|home| !wanted(home)).copied().collect()
+}
+
+/// What the kernel does with the slices of each service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standings {
+    /// By name of the service, all slices that are not foreign.
+    pub services: BTreeMap<String, BTreeMap<u32, Standing>>,
+    /// The time that is left by the kernel's own count, and the deadline by the wall clock, which may be over.
+    pub lease: Option<Lease>,
+}
+
+fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
+    if read::table_userdata(socket, SERVICE)?.is_none() {
+        return Ok(None);
+    }
+    let number = |key: &[u8]| key.first_chunk().map(|b| u32::from_ne_bytes(*b));
+    let mut services = BTreeMap::new();
+    for set in read::sets(socket, SERVICE)? {
+        let Some(name) = service_of(&set.name) else { continue };
+        let service = Service::everything(name, false);
+        let relays: BTreeMap<u32, MacAddr> = read::elements(socket, SERVICE, &service.relays_map())?
+            .iter()
+            .filter_map(|(key, e)| Some((number(key)?, MacAddr(e.data.as_deref()?.try_into().ok()?))))
+            .collect();
+        let mut slices = BTreeMap::new();
+        for (key, element) in read::elements(socket, SERVICE, &set.name)? {
+            let (Some(n), Some((_, chain))) = (number(&key), element.verdict) else { continue };
+            match service.standing_of(&chain, relays.get(&n).copied()) {
+                Standing::Foreign => {}
+                standing => drop(slices.insert(n, standing)),
+            }
+        }
+        services.insert(name.to_owned(), slices);
+    }
+    let deadline = read::deadline(socket, SERVICE, LEASED)?;
+    let left = read::elements(socket, SERVICE, LEASE)?.values().filter_map(|e| e.left_ms).max();
+    let lease = left
+        .zip(deadline)
+        .map(|(ms, deadline_unix_ns)| Lease { timeout: Duration::from_millis(ms), deadline_unix_ns });
+    Ok(Some(Standings { services, lease }))
+}
+
+/// What differs, service by service.
+fn changes<'a>(from: &[Service], to: &'a [Service]) -> Result<Vec<(&'a Service, Change)>, Error> {
+    let other = |service: &Service| Error::OtherServices { service: service.name.clone() };
+    let same = |a: &Service, b: &Service| a.name == b.name && a.tracked == b.tracked;
+    if let Some(gone) = from.iter().find(|old| !to.iter().any(|new| same(old, new))) {
+        return Err(other(gone));
+    }
+    let mut changes = Vec::new();
+    for new in to {
+        let old = from.iter().find(|old| same(old, new)).ok_or_else(|| other(new))?;
+        let change = Change::between(old, new);
+        if !change.is_empty() {
+            changes.push((new, change));
+        }
+    }
+    Ok(changes)
+}
+
 /// Puts the lease, or its absence, in the place of the one before.
 ///
 /// Flush and add, where delete and add would be nearer: deleting an element that has expired fails the
 /// transaction, and changing one in place needs Linux 6.12.
 fn set_lease(transaction: &mut Transaction, device: &str, lease: Option<Lease>) -> Result<(), Error> {
-    let (elements, rules) = leased(device, lease);
+    let Permission { elements, rules } = permission(device, lease);
     transaction.flush_set(SERVICE, LEASE)?;
     transaction.add_elements(SERVICE, KeyType::Device, LEASE, &elements, &device_index)?;
-    transaction.flush_chain(SERVICE, LEASED)?;
-    transaction.add_rules(SERVICE, LEASED, &rules)
+    for (chain, rules) in &rules {
+        transaction.flush_chain(SERVICE, chain)?;
+        transaction.add_rules(SERVICE, chain, rules)?;
+    }
+    Ok(())
 }
 
-fn device_index(device: &str) -> Result<u32, Error> {
+pub(crate) fn device_index(device: &str) -> Result<u32, Error> {
     if_nametoindex(device).map_err(|_| Error::NoDevice { device: device.into() })
 }

@@ -88,6 +88,7 @@ impl Home<'_> {
     pub(crate) fn family_number(self) -> u16 {
         match self.family {
             Family::Netdev => nftnl::ProtoFamily::NetDev as u16,
+            Family::Inet => nftnl::ProtoFamily::Inet as u16,
         }
     }
 }
@@ -119,7 +120,7 @@ pub(crate) fn table(home: Home<'_>, userdata: &[u8]) -> Result<Owned<sys::nftnl_
 /// A chain with its hook and comment.
 pub(crate) fn chain(home: Home<'_>, chain: &Chain) -> Result<Owned<sys::nftnl_chain>, Error> {
     let (table, name) = (c_string(home.table)?, c_string(&chain.name)?);
-    let device = chain.hook.as_ref().map(|h| c_string(&h.device)).transpose()?;
+    let device = chain.hook.as_ref().and_then(Hook::device).map(c_string).transpose()?;
     let userdata = chain.userdata();
     let object = empty_chain();
     let c = object.as_ptr();
@@ -128,12 +129,14 @@ pub(crate) fn chain(home: Home<'_>, chain: &Chain) -> Result<Owned<sys::nftnl_ch
         sys::nftnl_chain_set_u32(c, sys::NFTNL_CHAIN_FAMILY as u16, home.family_number().into());
         sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_TABLE as u16, table.as_ptr());
         sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_NAME as u16, name.as_ptr());
-        if let (Some(hook), Some(device)) = (&chain.hook, &device) {
+        if let Some(hook) = &chain.hook {
             sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_TYPE as u16, FILTER.as_ptr());
             sys::nftnl_chain_set_u32(c, sys::NFTNL_CHAIN_HOOKNUM as u16, hook.number());
             sys::nftnl_chain_set_s32(c, sys::NFTNL_CHAIN_PRIO as u16, hook.priority);
-            sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_DEV as u16, device.as_ptr());
             sys::nftnl_chain_set_u32(c, sys::NFTNL_CHAIN_POLICY as u16, POLICY_ACCEPT);
+        }
+        if let Some(device) = &device {
+            sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_DEV as u16, device.as_ptr());
         }
         sys::nftnl_chain_set_data(
             c,
@@ -171,7 +174,7 @@ pub(crate) fn rules_of(home: Home<'_>, chain: Option<&str>) -> Result<Owned<sys:
 pub(crate) fn rule(home: Home<'_>, chain: &str, rule: &Rule) -> Result<Owned<sys::nftnl_rule>, Error> {
     let object = rules_of(home, Some(chain))?;
     let userdata = rule.userdata();
-    for code in rule.bytecode() {
+    for code in rule.bytecode(home.family) {
         let expression = expression(&code)?;
         // SAFETY: both are valid; the rule takes the expression over.
         unsafe { sys::nftnl_rule_add_expr(object.as_ptr(), expression.release()) };
@@ -196,6 +199,14 @@ pub(crate) fn expression(code: &Bytecode) -> Result<Owned<sys::nftnl_expr>, Erro
     let object = Owned::new(unsafe { sys::nftnl_expr_alloc(code.name.as_ptr()) }, sys::nftnl_expr_free);
     for (number, value) in &code.attributes {
         let number = *number as u16;
+        if let Attribute::Device(name) = value {
+            let index = super::device_index(name)?.to_ne_bytes();
+            // SAFETY: the expression is valid; libnftnl copies what it is given.
+            unsafe {
+                sys::nftnl_expr_set(object.as_ptr(), number, index.as_ptr().cast(), index.len() as u32)
+            };
+            continue;
+        }
         // SAFETY: the expression is valid; libnftnl copies what it is given.
         unsafe {
             match value {
@@ -212,6 +223,8 @@ pub(crate) fn expression(code: &Bytecode) -> Result<Owned<sys::nftnl_expr>, Erro
                 Attribute::Text(text) => {
                     sys::nftnl_expr_set_str(object.as_ptr(), number, c_string(text)?.as_ptr());
                 }
+                // Above.
+                Attribute::Device(_) => {}
             }
         }
     }
@@ -243,7 +256,9 @@ pub(crate) unsafe fn print(expression: *const sys::nftnl_expr) -> String {
     }
     let mut words = vec![name.to_string_lossy().into_owned()];
     words.extend(text.to_string_lossy().split_whitespace().map(str::to_owned));
-    words.join(" ")
+    let text = words.join(" ");
+    // Kernels say so where nobody has asked for one.
+    text.strip_suffix(" timeout 0ms").map(str::to_owned).unwrap_or(text)
 }
 
 /// A set as a request names it.
@@ -267,10 +282,6 @@ pub(crate) fn sets_of(home: Home<'_>) -> Result<Owned<sys::nftnl_set>, Error> {
     Ok(object)
 }
 
-/// linux/netfilter/nf_tables.h: the type of a map's data that is a verdict, and the size of one.
-const DATA_VERDICT: u32 = 0xffff_ff00;
-const DATA_VERDICT_LEN: u32 = 16;
-
 /// A set without its elements. `id` must be unique in the transaction.
 pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl_set>, Error> {
     let object = set_named(home, &set.name)?;
@@ -282,9 +293,13 @@ pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_FLAGS as u16, set.flags());
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_KEY_TYPE as u16, set.key.number());
         sys::nftnl_set_set_u32(s, sys::NFTNL_SET_KEY_LEN as u16, set.key.len());
-        if set.verdicts {
-            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_TYPE as u16, DATA_VERDICT);
-            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_LEN as u16, DATA_VERDICT_LEN);
+        if let Some(kind) = set.data {
+            let (number, len) = kind.number_and_len();
+            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_TYPE as u16, number);
+            sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DATA_LEN as u16, len);
+        }
+        if let Timeout::All(after) = set.timeout {
+            sys::nftnl_set_set_u64(s, sys::NFTNL_SET_TIMEOUT as u16, after.as_millis() as u64);
         }
         if let Some(size) = set.size {
             sys::nftnl_set_set_u32(s, sys::NFTNL_SET_DESC_SIZE as u16, size);
@@ -304,7 +319,7 @@ pub(crate) fn set(home: Home<'_>, set: &Set, id: u32) -> Result<Owned<sys::nftnl
 pub(crate) struct RawElement {
     pub key: Vec<u8>,
     pub timeout_ms: Option<u64>,
-    pub verdict: Option<Verdict>,
+    pub data: Option<Data>,
 }
 
 /// Elements to be added to or taken out of a set.
@@ -315,7 +330,11 @@ pub(crate) fn elements(
 ) -> Result<Owned<sys::nftnl_set>, Error> {
     let object = set_named(home, set)?;
     for element in elements {
-        let chain = element.verdict.as_ref().and_then(Verdict::chain).map(c_string).transpose()?;
+        let verdict = match &element.data {
+            Some(Data::Verdict(verdict)) => Some(verdict),
+            _ => None,
+        };
+        let chain = verdict.and_then(Verdict::chain).map(c_string).transpose()?;
         // SAFETY: the element is valid once it is not null; the set takes it over; the rest is copied.
         unsafe {
             let Some(raw) = NonNull::new(sys::nftnl_set_elem_alloc()) else { std::process::abort() };
@@ -328,7 +347,15 @@ pub(crate) fn elements(
             if let Some(ms) = element.timeout_ms {
                 sys::nftnl_set_elem_set_u64(raw.as_ptr(), sys::NFTNL_SET_ELEM_TIMEOUT as u16, ms);
             }
-            if let Some(verdict) = &element.verdict {
+            if let Some(Data::Mac(mac)) = &element.data {
+                sys::nftnl_set_elem_set(
+                    raw.as_ptr(),
+                    sys::NFTNL_SET_ELEM_DATA as u16,
+                    mac.0.as_ptr().cast(),
+                    mac.0.len() as u32,
+                );
+            }
+            if let Some(verdict) = verdict {
                 sys::nftnl_set_elem_set_u32(
                     raw.as_ptr(),
                     sys::NFTNL_SET_ELEM_VERDICT as u16,

@@ -30,6 +30,10 @@ pub(crate) struct FoundSet {
     pub flags: u32,
     pub key_type: u32,
     pub key_len: u32,
+    /// In a map, the number of the type of its data.
+    pub data_type: Option<u32>,
+    /// Default of its elements, in milliseconds.
+    pub timeout: Option<u64>,
     pub size: Option<u32>,
     pub userdata: Vec<u8>,
     pub elements: BTreeMap<Vec<u8>, FoundElement>,
@@ -40,8 +44,10 @@ pub(crate) struct FoundSet {
 pub(crate) struct FoundElement {
     /// How long it is going to live, if not for ever.
     pub left_ms: Option<u64>,
-    /// In a map: number of the verdict, and the chain that it leads to.
+    /// In a map of verdicts: the number of this one, and the chain that it leads to.
     pub verdict: Option<(u32, String)>,
+    /// In a map of other things: the bytes.
+    pub data: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,7 +120,8 @@ pub(super) fn table_userdata(socket: &mut Socket, home: Home<'_>) -> Result<Opti
     Ok(there.then_some(userdata))
 }
 
-fn sets(socket: &mut Socket, home: Home<'_>) -> Result<Vec<FoundSet>, Error> {
+/// The sets of a table, without their elements.
+pub(super) fn sets(socket: &mut Socket, home: Home<'_>) -> Result<Vec<FoundSet>, Error> {
     let what = format!("list the sets of table {} {}", home.family.name(), home.table);
     let named = object::sets_of(home)?;
     let mut found = Vec::new();
@@ -140,6 +147,10 @@ fn sets(socket: &mut Socket, home: Home<'_>) -> Result<Vec<FoundSet>, Error> {
                     flags: sys::nftnl_set_get_u32(s, sys::NFTNL_SET_FLAGS as u16),
                     key_type: sys::nftnl_set_get_u32(s, sys::NFTNL_SET_KEY_TYPE as u16),
                     key_len: sys::nftnl_set_get_u32(s, sys::NFTNL_SET_KEY_LEN as u16),
+                    data_type: sys::nftnl_set_is_set(s, sys::NFTNL_SET_DATA_TYPE as u16)
+                        .then(|| sys::nftnl_set_get_u32(s, sys::NFTNL_SET_DATA_TYPE as u16)),
+                    timeout: sys::nftnl_set_is_set(s, sys::NFTNL_SET_TIMEOUT as u16)
+                        .then(|| sys::nftnl_set_get_u64(s, sys::NFTNL_SET_TIMEOUT as u16)),
                     size: sys::nftnl_set_is_set(s, sys::NFTNL_SET_DESC_SIZE as u16)
                         .then(|| sys::nftnl_set_get_u32(s, sys::NFTNL_SET_DESC_SIZE as u16)),
                     userdata: bytes(data.cast(), len),
@@ -201,7 +212,12 @@ pub(super) fn elements(
                         };
                         (number, chain)
                     });
-                    found.insert(key, FoundElement { left_ms, verdict });
+                    let data = sys::NFTNL_SET_ELEM_DATA as u16;
+                    let data = sys::nftnl_set_elem_is_set(element, data).then(|| {
+                        let pointer = sys::nftnl_set_elem_get(element, data, &mut len);
+                        bytes(pointer.cast(), len)
+                    });
+                    found.insert(key, FoundElement { left_ms, verdict, data });
                 }
                 sys::nftnl_set_elems_iter_destroy(iterator);
             }
@@ -309,6 +325,53 @@ fn rules(socket: &mut Socket, home: Home<'_>) -> Result<BTreeMap<String, Vec<Fou
                 sys::nftnl_expr_iter_destroy(iterator);
                 let chain = text(sys::nftnl_rule_get_str(object.as_ptr(), sys::NFTNL_RULE_CHAIN as u16));
                 found.entry(chain).or_default().push(rule);
+            }
+            true
+        },
+    )?;
+    Ok(found)
+}
+
+/// What a rule of the chain compares the wall clock with, if one does: nanoseconds since 1970.
+pub(super) fn deadline(socket: &mut Socket, home: Home<'_>, chain: &str) -> Result<Option<u64>, Error> {
+    let what = format!("list the rules of chain {} {} {chain}", home.family.name(), home.table);
+    let named = object::rules_of(home, Some(chain))?;
+    let mut found = None;
+    socket.ask(
+        &what,
+        libc::NFT_MSG_GETRULE,
+        home,
+        DUMP,
+        // SAFETY: header and object are valid, and the buffer has room for any message.
+        |header| unsafe { sys::nftnl_rule_nlmsg_build_payload(header, named.as_ptr()) },
+        &mut |message| {
+            let object = object::empty_rule();
+            // SAFETY: the message is whole and the object valid; data is copied before either goes; the
+            // iterator is freed here.
+            unsafe {
+                if sys::nftnl_rule_nlmsg_parse(message, object.as_ptr()) < 0 {
+                    return false;
+                }
+                let iterator = sys::nftnl_expr_iter_create(object.as_ptr());
+                if iterator.is_null() {
+                    return false;
+                }
+                loop {
+                    let expression = sys::nftnl_expr_iter_next(iterator);
+                    if expression.is_null() {
+                        break;
+                    }
+                    if text(sys::nftnl_expr_get_str(expression, sys::NFTNL_EXPR_NAME as u16)) != "cmp" {
+                        continue;
+                    }
+                    let mut len = 0;
+                    let data = sys::nftnl_expr_get(expression, sys::NFTNL_EXPR_CMP_DATA as u16, &mut len);
+                    // Nothing else that these rules compare has eight bytes.
+                    if let Ok(data) = <[u8; 8]>::try_from(bytes(data.cast(), len)) {
+                        found = Some(u64::from_be_bytes(data));
+                    }
+                }
+                sys::nftnl_expr_iter_destroy(iterator);
             }
             true
         },

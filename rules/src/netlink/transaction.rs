@@ -25,13 +25,21 @@ pub(crate) struct Transaction {
     /// Start of the last message in the buffer.
     last: usize,
     first_sequence: u32,
+    /// How many sets it makes: each has a number of its own.
+    sets: u32,
 }
 
 impl Transaction {
     /// Starts a transaction whose messages are numbered from `first_sequence`.
     pub(crate) fn new(first_sequence: u32) -> Self {
-        let mut this =
-            Self { buffer: Vec::new(), scratch: Scratch::new(), steps: Vec::new(), last: 0, first_sequence };
+        let mut this = Self {
+            buffer: Vec::new(),
+            scratch: Scratch::new(),
+            steps: Vec::new(),
+            last: 0,
+            first_sequence,
+            sets: 0,
+        };
         this.frame("start an nf_tables transaction", sys::nftnl_batch_begin);
         this
     }
@@ -54,8 +62,9 @@ impl Transaction {
         for chain in &table.chains {
             self.chain(home, chain)?;
         }
-        for (id, set) in (1..).zip(&table.sets) {
-            self.set(home, set, id)?;
+        for set in &table.sets {
+            self.sets += 1;
+            self.set(home, set, self.sets)?;
         }
         for set in &table.sets {
             self.add_elements(home, set.key, &set.name, &set.elements, resolve)?;
@@ -103,10 +112,12 @@ impl Transaction {
         let mut what = format!("add chain {} {} {}", home.family.name(), home.table, chain.name);
         let mut kind = Object::Chain;
         if let Some(hook) = &chain.hook {
-            what += &format!(" ({} of device \"{}\")", hook.direction.name(), hook.device);
-            if hook.direction == Direction::Egress {
-                kind = Object::EgressChain;
-            }
+            what += &format!(" ({})", hook.place.to_nft());
+            kind = match hook.place {
+                Place::Egress(_) => Object::EgressChain,
+                Place::Ingress(_) => Object::Chain,
+                Place::Prerouting | Place::Output => Object::InetChain,
+            };
         }
         self.message(kind, what, libc::NFT_MSG_NEWCHAIN, home, libc::NLM_F_CREATE, |header| {
             // SAFETY: as above.
@@ -126,7 +137,11 @@ impl Transaction {
                 rule.to_nft()
             );
             let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
-            self.message(Object::Rules, what, libc::NFT_MSG_NEWRULE, home, flags, |header| {
+            let kind = match home.family {
+                Family::Netdev => Object::Rules,
+                Family::Inet => Object::InetRules,
+            };
+            self.message(kind, what, libc::NFT_MSG_NEWRULE, home, flags, |header| {
                 // SAFETY: as above.
                 unsafe { sys::nftnl_rule_nlmsg_build_payload(header, object.as_ptr()) }
             });
@@ -177,7 +192,7 @@ impl Transaction {
         resolve: Resolve<'_>,
     ) -> Result<(), Error> {
         let mut raw = raw_elements(elements, key, resolve)?;
-        raw.iter_mut().for_each(|element| (element.timeout_ms, element.verdict) = (None, None));
+        raw.iter_mut().for_each(|element| (element.timeout_ms, element.data) = (None, None));
         for chunk in raw.chunks(ELEMENTS_PER_MESSAGE) {
             let kind = libc::NFT_MSG_DELSETELEM;
             self.element_message(home, set, "remove elements from", kind, 0, chunk)?;
@@ -323,7 +338,7 @@ fn raw_elements(elements: &[Element], key: KeyType, resolve: Resolve<'_>) -> Res
             Ok(RawElement {
                 key: raw_key(&element.key, key, resolve)?,
                 timeout_ms: element.timeout.map(|t| t.as_millis() as u64),
-                verdict: element.verdict.clone(),
+                data: element.data.clone(),
             })
         })
         .collect()

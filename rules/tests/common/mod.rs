@@ -3,8 +3,10 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
+pub mod frame;
+pub mod wire;
+
 use std::{
-    collections::BTreeSet,
     io::Write,
     net::IpAddr,
     process::{Command, Stdio},
@@ -13,10 +15,15 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use onemac_rules::{Lease, MacAddr, Wanted};
+use onemac_rules::{Lease, MacAddr, Service, Standing, Wanted};
 
 /// Name of the service device in the namespace.
 pub const DEVICE: &str = "eth0";
+
+/// Its own address.
+pub const DEVICE_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+/// The shared address.
+pub const CLUSTER_MAC: MacAddr = MacAddr([0x02, 0xbf, 192, 0, 2, 53]);
 
 /// Runs the test in a thread with a new network namespace that has [`DEVICE`]. It goes with the thread.
 ///
@@ -90,15 +97,34 @@ pub fn listing() -> String {
 pub fn wanted(vips: &[&str]) -> Wanted {
     Wanted {
         device: DEVICE.into(),
-        device_mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
-        cluster_mac: MacAddr([0x02, 0xbf, 192, 0, 2, 53]),
+        device_mac: DEVICE_MAC,
+        cluster_mac: CLUSTER_MAC,
         vips: vips.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect(),
         slices: 64,
         seed: 0x5eed_0dec,
-        owned: (0..64).step_by(3).collect(),
+        services: vec![everything().owning((0..64).step_by(3))],
         lease: Some(lease()),
     }
 }
+
+/// The service that takes everything, its connections followed, without a slice.
+pub fn everything() -> Service {
+    Service::everything("default", true)
+}
+
+/// Another host.
+pub const PEER: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x99]);
+
+/// One slice in each standing, from slice 0 on.
+pub const EACH: [Standing; 7] = [
+    Standing::Own,
+    Standing::Shared,
+    Standing::Taking,
+    Standing::Moving,
+    Standing::Relaying(PEER),
+    Standing::Incoming,
+    Standing::Foreign,
+];
 
 /// A lease that outlives any test, until the end of 2096.
 pub fn lease() -> Lease {
@@ -113,18 +139,41 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
         .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     vec![
-        ("v4", Wanted { lease: None, owned: BTreeSet::new(), ..wanted(&["192.0.2.53"]) }),
+        (
+            "v4",
+            Wanted {
+                lease: None,
+                services: vec![Service::everything("default", false)],
+                ..wanted(&["192.0.2.53"])
+            },
+        ),
         // Few slices: this one is shown in docs/ruleset.md.
         (
             "v4-v6",
             Wanted {
                 slices: 16,
-                owned: [1, 6, 11, 12].into(),
+                services: vec![Service {
+                    slices: [
+                        (1, Standing::Own),
+                        (6, Standing::Own),
+                        (11, Standing::Own),
+                        (12, Standing::Moving),
+                    ]
+                    .into(),
+                    ..everything()
+                }],
                 lease: Some(Lease { timeout: Duration::from_millis(800), ..lease() }),
                 ..wanted(&["192.0.2.53", "2001:db8::53"])
             },
         ),
         ("v6", wanted(&["2001:db8::53"])),
-        ("32-vips", Wanted { slices: 1024, owned: (0..1024).step_by(4).collect(), ..wanted(&many) }),
+        (
+            "32-vips",
+            Wanted {
+                slices: 1024,
+                services: vec![everything().owning((0..1024).step_by(4))],
+                ..wanted(&many)
+            },
+        ),
     ]
 }

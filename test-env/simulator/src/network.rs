@@ -1,6 +1,7 @@
 //! Datagrams, and who knows what.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use onemac_core::report::Report;
 
@@ -15,7 +16,7 @@ pub type News = (u64, At);
 #[derive(Debug)]
 pub struct Said {
     /// What was said.
-    pub report: Report,
+    pub report: Arc<Report>,
     /// When.
     pub at: At,
 }

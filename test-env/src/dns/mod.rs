@@ -3,9 +3,11 @@
 
 mod log;
 mod message;
+mod perf;
 mod prober;
 mod tcp;
 mod udp;
 
 pub use log::{Answer, ClientLog, Log, QueryLog, Shares};
+pub use perf::{Counts, Dnsperf};
 pub use prober::{Prober, Watch};

@@ -92,7 +92,7 @@ impl Node {
     /// we do.
     pub(super) fn everyone_agrees(&self) -> bool {
         let Some(view) = &self.view else { return false };
-        let entry = if self.broken(Broken::OldAnswers) { 0 } else { self.view_seq };
+        let entry = self.entry();
         self.peers.values().filter(|p| p.alive).all(|p| {
             let r = &p.report;
             let same = if r.definition == self.cluster.definition {
@@ -102,6 +102,22 @@ impl Node {
             };
             same && p.answered >= Some(entry)
         })
+    }
+
+    /// The report whose answer says that our entry into the view is known.
+    pub(super) fn entry(&self) -> u64 {
+        if self.broken(Broken::OldAnswers) { 0 } else { self.view_seq }
+    }
+
+    /// Whether a look at all peers would come to what is known without it.
+    pub(super) fn looked_enough(&self, now: Time) -> bool {
+        let stays = match self.phase {
+            Phase::Joining { since } if !self.stirred => self.reason_to_hold(now, since) == self.hold,
+            Phase::Serving if !self.stirred => self.outvoted_by().is_none(),
+            _ => true,
+        };
+        let agrees = || self.everyone_agrees() || self.broken(Broken::NoAgreement);
+        stays && (self.agreement_stale || agrees() == self.agreed)
     }
 
     /// Whether this host may add slices now: its own lease holds, nobody who agrees can have given it up

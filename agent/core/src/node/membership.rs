@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::view::DefinitionId;
 /// Another host, by its last word.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub report: Report,
+    pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
     /// The same, by the clock alone.
@@ -35,7 +36,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A host of which the last agent knew that it lives. It has answered nothing yet.
-    pub(super) fn by_memory(now: Time, report: Report) -> Self {
+    pub(super) fn by_memory(now: Time, report: Arc<Report>) -> Self {
         let (heard, arrived, constant_since) = (now, now, now);
         let (doubted, answered, began, basis) = (None, None, None, None);
         Peer { report, heard, arrived, alive: true, doubted, answered, began, basis, constant_since }
@@ -64,7 +65,7 @@ impl Node {
     }
 
     /// Takes in a peer's word, if it is news.
-    pub(super) fn hear(&mut self, now: Time, report: Report) {
+    pub(super) fn hear(&mut self, now: Time, report: Arc<Report>) {
         if report.host == self.me {
             return self.hear_of_later_life(now, report.stamp);
         }
@@ -124,6 +125,8 @@ impl Node {
                     || o.report.moving != r.moving
             });
         let other_view = old.is_none_or(|o| o.report.view != r.view);
+        let entry = Some(self.entry());
+        let other_answer = old.is_none_or(|o| (o.answered >= entry) != (peer.answered >= entry));
         // Whoever changes waits for us to say that we know, and so does one that comes back.
         let was_away = old.is_none_or(|o| now.since(o.arrived) > self.timing.heartbeat * 2);
         if reappears && peer.alive {
@@ -132,6 +135,12 @@ impl Node {
         }
         if other_standing || other_claims || other_view || was_away {
             self.voice.tell(r.host.clone());
+        }
+        self.stirred |= other_standing;
+        self.agreement_stale |= other_view || other_answer;
+        if peer.doubted.is_some() {
+            self.stirred = true;
+            self.doubts_end = now + self.expiry();
         }
         self.view_stale |= other_standing;
         self.moves_stale |= other_standing || other_claims;
@@ -182,6 +191,8 @@ impl Node {
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
         }
+        self.stirred = true;
+        self.doubts_end = self.last_step + self.expiry();
         let listens = self.broken(Broken::SleepListens);
         if let Phase::Joining { since } = &mut self.phase
             && !listens

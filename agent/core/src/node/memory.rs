@@ -8,6 +8,7 @@
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use alloc::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +84,7 @@ impl Node {
         self.lease.granted = lease_until;
         self.connections.settled(now, &self.held);
         for (name, member) in members.iter().filter(|(name, _)| **name != self.me) {
-            self.peers.insert(name.clone(), Peer::by_memory(now, self.stand_in(name, member)));
+            self.peers.insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member))));
         }
         self.next_expiry = now + self.expiry();
         self.view_seq = seq_limit + 1;

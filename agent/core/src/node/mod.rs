@@ -32,13 +32,14 @@ mod voice;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use self::agreement::Tables;
-pub use self::connections::{Follow, Look};
 use self::connections::Connections;
+pub use self::connections::{Follow, Look};
 pub use self::event::{Event, Hold};
 use self::handover::Pending;
 use self::membership::Peer;
@@ -68,7 +69,8 @@ pub enum Input {
     /// Time has passed.
     Tick,
     /// An authenticated report has come in, by gossip or directly.
-    Heard(Box<Report>),
+    /// Shared, for it is kept as it came.
+    Heard(Arc<Report>),
     /// A datagram that carries our heartbeat has left the host.
     Sent {
         /// Read before the datagram was handed to the kernel.
@@ -194,6 +196,13 @@ pub struct Node {
     /// No living peer expires before this.
     next_expiry: Time,
     view: Option<View>,
+    /// Something may have changed besides the peers' views, claims and answers. If not, a step need not look
+    /// at all of them again; with hundreds of hosts that look would be all that is done.
+    stirred: bool,
+    /// So may the peers' views and answers.
+    agreement_stale: bool,
+    /// Until then somebody may be doubted.
+    doubts_end: Time,
     /// Something has changed that the view depends on.
     view_stale: bool,
     /// The number of our first report that carries `view`.
@@ -283,6 +292,9 @@ impl Node {
             strangers: BTreeMap::new(),
             link_up: true,
             next_expiry: now,
+            stirred: true,
+            agreement_stale: true,
+            doubts_end: now,
             view: None,
             view_stale: true,
             view_seq: 0,
@@ -338,12 +350,16 @@ impl Node {
     /// Takes one input at `now`, which must not run backwards.
     pub fn handle(&mut self, now: Time, input: Input) {
         let gap = now.since(self.last_step);
+        self.stirred |= now >= self.next_deadline()
+            || self.last_step < self.doubts_end
+            || !self.strangers.is_empty()
+            || !matches!(input, Input::Heard(_) | Input::Sent { .. });
         self.last_step = now;
         self.guard(now, gap);
         self.excuse(gap);
         match input {
             Input::Tick => {}
-            Input::Heard(report) => self.hear(now, *report),
+            Input::Heard(report) => self.hear(now, report),
             Input::Sent { at } => self.lease.sent(at),
             Input::Committed { change, ok } => self.committed(now, change, ok),
             Input::Stranger { host } => {
@@ -424,6 +440,7 @@ impl Node {
         self.phase = Phase::Starting;
         self.hold = None;
         self.forget_peers();
+        self.stirred = true;
         self.view = None;
         self.view_stale = true;
         self.agreed = false;
@@ -445,16 +462,19 @@ impl Node {
         }
         self.expire(now);
         self.try_to_change();
+        self.stirred |= self.view_stale;
+        self.agreement_stale |= self.stirred;
+        let before = self.phase;
         match self.phase {
             Phase::Starting => return self.retry(now),
             Phase::Left => return,
-            Phase::Joining { since } => self.try_to_serve(now, since),
-            Phase::Serving => {
+            Phase::Joining { since } if self.stirred => self.try_to_serve(now, since),
+            Phase::Serving if self.stirred => {
                 if self.yield_to_other_definition(now) {
                     return;
                 }
             }
-            Phase::Leaving { .. } => {}
+            Phase::Joining { .. } | Phase::Serving | Phase::Leaving { .. } => {}
         }
         self.update_view();
         if beat {
@@ -466,6 +486,8 @@ impl Node {
         }
         self.renew_lease(now);
         self.hand_over(now, beat);
+        self.stirred = self.phase != before;
+        self.agreement_stale = false;
         if let Phase::Leaving { since } = self.phase {
             self.try_to_stop(now, since);
         }

@@ -95,7 +95,8 @@ impl Node {
     /// once: by its report the others see that all had it.
     pub(super) fn try_to_change(&mut self) {
         let Some((id, waiting)) = self.staged() else { return };
-        let leads = |p: &super::membership::Peer| p.alive && p.report.definition == id && p.report.state.serves();
+        let leads =
+            |p: &super::membership::Peer| p.alive && p.report.definition == id && p.report.state.serves();
         if !waiting.is_empty() && !self.peers.values().any(leads) {
             return;
         }

@@ -5,7 +5,6 @@ extern crate std;
 
 mod moves;
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -271,7 +270,7 @@ impl World {
                         self.feed(host, Input::Tick);
                     }
                 }
-                Event::Deliver(report) => self.feed(host, Input::Heard(Box::new(report))),
+                Event::Deliver(report) => self.feed(host, Input::Heard(Arc::new(report))),
                 Event::Kernel(work) => self.commit(host, work),
                 Event::Look => {
                     let look = Look { at, alive: self.hosts[host].connections.clone(), ..Look::default() };
@@ -504,7 +503,7 @@ fn an_agent_whose_clock_went_back_starts_a_later_life() {
     world.run(200, "life 3000");
     let stamp = Stamp { incarnation: 7000, seq: 9 };
     let old = Report::plain(name(1), stamp, world.cluster.definition, HostState::Serving);
-    world.feed(1, Input::Heard(Box::new(old)));
+    world.feed(1, Input::Heard(Arc::new(old)));
     assert!(world.hosts[1].node.as_ref().unwrap().incarnation() > 7000);
     world.run(3000, "life 7001");
     assert_eq!(world.uncovered(), 0);

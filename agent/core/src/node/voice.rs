@@ -13,8 +13,12 @@ use super::{Action, Node, Phase, Recipients};
 use crate::holding;
 use crate::report::{Claims, Report};
 
-/// Datagrams of news between two heartbeats, in heartbeats' worth of datagrams.
-const NEWS_MAX: usize = 16;
+/// How many datagrams of news a host sends between two heartbeats: sixteen heartbeats' worth, but in a large
+/// cluster not more than a socket's buffer holds while its reader is busy with the same storm. A death costs
+/// each host two heartbeats' worth: it says its new view, and answers everyone else's.
+fn news_max(peers: usize) -> usize {
+    (peers * 16).min(1000.max(peers * 2))
+}
 
 /// What is to be said at the end of the step.
 #[derive(Debug, Default)]
@@ -30,7 +34,7 @@ pub(super) struct Voice {
 impl Voice {
     pub(super) fn new(hosts: usize) -> Self {
         let peers = hosts.saturating_sub(1);
-        Voice { peers, left: peers * NEWS_MAX, ..Voice::default() }
+        Voice { peers, left: news_max(peers), ..Voice::default() }
     }
 
     /// The cluster has another size.
@@ -51,7 +55,7 @@ impl Voice {
     /// It is time for a heartbeat.
     pub(super) fn beat(&mut self) {
         self.heartbeat = true;
-        self.left = self.peers * NEWS_MAX;
+        self.left = news_max(self.peers);
     }
 
     /// Forgets what was to be said.

@@ -42,7 +42,8 @@ impl World {
         let slices = self.config.slices;
         let of = |i: usize| h.kernel.alive.iter().filter(move |bit| bit / slices == i as u32);
         let services = self.config.services.iter().enumerate();
-        let alive: Claims = services.map(|(i, s)| (s.clone(), of(i).map(|bit| bit % slices).collect())).collect();
+        let alive: Claims =
+            services.map(|(i, s)| (s.clone(), of(i).map(|bit| bit % slices).collect())).collect();
         let look = Look { at: h.clock.read(self.now), alive, ..Look::default() };
         self.feed(host, Input::Looked(look));
     }

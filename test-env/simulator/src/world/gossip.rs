@@ -1,6 +1,7 @@
 //! How reports go by way of others: every heartbeat each host swaps all it knows with three others.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use onemac_core::node::Input;
 use onemac_core::report::{Report, Stamp};
@@ -81,7 +82,7 @@ impl World {
     }
 
     /// Gives a report to the core. What the core was given already it is given again only now and then.
-    fn hear(&mut self, host: usize, report: &Report) {
+    fn hear(&mut self, host: usize, report: &Arc<Report>) {
         let Some(of) = index(&report.host) else { return };
         let given = self.hosts[host].given.entry(of).or_insert(Stamp { incarnation: 0, seq: 0 });
         if *given >= report.stamp && !self.dice.chance(60) {
@@ -89,6 +90,6 @@ impl World {
         }
         *given = report.stamp.max(*given);
         self.tell(|| format!("  {} hears {} {:?}", super::name(host), report.host, report.stamp));
-        self.feed(host, Input::Heard(Box::new(report.clone())));
+        self.feed(host, Input::Heard(Arc::clone(report)));
     }
 }

@@ -8,6 +8,7 @@ mod host;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
@@ -326,7 +327,7 @@ impl World {
 
     fn publish(&mut self, host: usize, report: Report, to: &Recipients) {
         self.checks.published(&self.hosts[host], host, &report, self.now, &self.cluster);
-        let said = Rc::new(Said { report, at: self.now });
+        let said = Rc::new(Said { report: Arc::new(report), at: self.now });
         self.hosts[host].remember(host, &said);
         let only = match to {
             Recipients::One(name) => index(name),

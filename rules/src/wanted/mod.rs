@@ -1,0 +1,320 @@
+//! From what a host wants to the rules that say so.
+//!
+//! This is the one place that knows why each rule exists. It is a pure function: the same [`Wanted`] gives
+//! the same [`Ruleset`], and nothing is read from the machine. docs/ruleset.md explains the result.
+
+mod egress;
+mod look;
+mod service;
+mod sets;
+mod standing;
+mod tracking;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+pub(crate) use self::service::{Change, service_of};
+pub use self::service::{Service, Standing};
+use crate::model::*;
+
+/// Name of the project's tables; every object that onemac makes in nftables is inside a table of this name.
+pub const TABLE: &str = "onemac";
+/// Set with the device while the lease runs.
+pub const LEASE: &str = "lease";
+/// Chain that accepts while the lease runs.
+pub const LEASED: &str = "leased";
+
+/// Chain that goes on while the lease runs, and else drops.
+const FENCE: &str = "fence";
+/// Chains for slices in the other standings.
+const SHARED: &str = "shared";
+const TAKING: &str = "taking";
+const MOVING: &str = "moving";
+const RELAYING: &str = "relaying";
+const INCOMING: &str = "incoming";
+
+const VIPS4: &str = "vips4";
+const VIPS4_RAW: &str = "vips4_raw";
+const VIPS6: &str = "vips6";
+const TARGETS6: &str = "targets6";
+const ICMP_ERRORS: &str = "icmp_errors";
+const ND_ANNOUNCING: &str = "nd_announcing";
+const CAME_FLOODED: &str = "came_flooded";
+const CAME_RELAYED: &str = "came_relayed";
+
+/// linux/if_packet.h: sent to the device's own MAC.
+const PACKET_HOST: Value = Value::Named(0, "host");
+const IPPROTO_ICMPV6: Value = Value::Named(58, "ipv6-icmp");
+const ND_SOLICIT: Value = Value::Named(135, "nd-neighbor-solicit");
+/// ICMPv6 types below 128 are errors, the others are not (RFC 4443, 2.1); 128 is the echo request.
+const FIRST_ICMPV6_INFORMATIONAL: Value = Value::Named(128, "echo-request");
+
+/// What a host wants its kernel to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The service device, on which the frames for the shared addresses arrive.
+    pub device: String,
+    /// That device's own address: the source that frames are given on the way out.
+    pub device_mac: MacAddr,
+    /// The shared address.
+    pub cluster_mac: MacAddr,
+    /// The shared IP addresses. Order and repetition do not matter.
+    pub vips: Vec<IpAddr>,
+    /// How many slices the client hash space has.
+    pub slices: u32,
+    /// Seed of the hash.
+    pub seed: u32,
+    /// What becomes of the packets. Exactly one service for now: it takes everything.
+    pub services: Vec<Service>,
+    /// For how long anything is accepted or relayed; `None` is not at all.
+    pub lease: Option<Lease>,
+}
+
+/// Permission to accept, for a limited time. Both limits hold: the first to come ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Counted by the kernel from the commit, whole milliseconds.
+    pub timeout: Duration,
+    /// The same end by the wall clock, nanoseconds since 1970: a renewal that was decided in time and
+    /// committed late must not count from the commit.
+    pub deadline_unix_ns: u64,
+}
+
+/// The rules for what is wanted.
+pub fn ruleset(wanted: &Wanted) -> Ruleset {
+    let plan = Plan::new(wanted);
+    let mut tables = vec![Table {
+        family: Family::Netdev,
+        name: TABLE.into(),
+        comment:
+            "onemac: one MAC address, one IP address, many hosts. Made by the agent; see docs/ruleset.md"
+                .into(),
+        sets: plan.sets(),
+        chains: plan.chains(),
+    }];
+    if plan.tracked {
+        tables.push(plan.tracking());
+    }
+    Ruleset { tables }
+}
+
+/// What says that a lease runs: the element of the lease set, and the rules of the chains that look at it.
+pub(crate) struct Permission {
+    pub elements: Vec<Element>,
+    /// By name of the chain.
+    pub rules: [(&'static str, Vec<Rule>); 2],
+}
+
+/// The permission for one lease, or its absence.
+pub(crate) fn permission(device: &str, lease: Option<Lease>) -> Permission {
+    let element = lease.map(|l| Element {
+        key: Key::Device(device.into()),
+        // No time at all would mean for ever to the kernel.
+        timeout: Some(Duration::from_millis((l.timeout.as_millis() as u64).max(1))),
+        data: None,
+    });
+    let deadline = lease.map_or(0, |l| l.deadline_unix_ns);
+    let rules = |why: &str, comment: &str, verdict: Verdict| {
+        vec![
+            rule(
+                why,
+                comment,
+                vec![
+                    Statement::In(Expr::InputDevice, LEASE.into()),
+                    Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(deadline)),
+                    Statement::Verdict(verdict),
+                ],
+            ),
+            rule(
+                "An agent that is dead, hung or stopped renews nothing: its kernel falls silent by itself.",
+                "no lease: silent",
+                vec![drop()],
+            ),
+        ]
+    };
+    let accept = rules(
+        "Accept under the lease, and by the wall clock too: a renewal may be committed later than decided.",
+        "ours, and the lease runs",
+        Verdict::Accept,
+    );
+    let go_on = rules("The same for those who come back from here.", "the lease runs", Verdict::Return);
+    Permission { elements: element.into_iter().collect(), rules: [(LEASED, accept), (FENCE, go_on)] }
+}
+
+/// [`Wanted`] with the addresses sorted out.
+struct Plan<'a> {
+    wanted: &'a Wanted,
+    vips4: BTreeSet<Ipv4Addr>,
+    vips6: BTreeSet<Ipv6Addr>,
+    /// Whether connections of any service are followed.
+    tracked: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        let tracked = wanted.services.iter().any(|s| s.tracked);
+        let mut plan = Self { wanted, vips4: BTreeSet::new(), vips6: BTreeSet::new(), tracked };
+        for vip in &wanted.vips {
+            match vip {
+                IpAddr::V4(v4) => plan.vips4.insert(*v4),
+                IpAddr::V6(v6) => plan.vips6.insert(*v6),
+            };
+        }
+        plan
+    }
+
+    fn chains(&self) -> Vec<Chain> {
+        let mut chains = vec![self.ingress()];
+        if !self.vips4.is_empty() {
+            chains.push(self.vip4());
+            chains.push(self.asked4());
+        }
+        if !self.vips6.is_empty() {
+            chains.push(self.vip6());
+        }
+        chains.extend(self.standings());
+        chains.push(self.egress());
+        chains
+    }
+
+    /// From the client's address to its slice.
+    fn slice_of(&self, client: Hashed) -> Expr {
+        Expr::Jhash { of: client, modulus: self.wanted.slices, seed: self.wanted.seed }
+    }
+}
+
+fn chain(name: &str, comment: &str, why: &str, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.into(), hook: None, comment: comment.into(), why: why.into(), rules }
+}
+
+fn rule(why: &str, comment: &str, statements: Vec<Statement>) -> Rule {
+    let comment = (!comment.is_empty()).then(|| comment.to_owned());
+    Rule { why: why.into(), comment, statements }
+}
+
+fn accept() -> Statement {
+    Statement::Verdict(Verdict::Accept)
+}
+
+fn drop() -> Statement {
+    Statement::Verdict(Verdict::Drop)
+}
+
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.into()))
+}
+
+fn jump(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Jump(chain.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            device: "eth0".into(),
+            device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
+            vips: vec!["192.0.2.53".parse().unwrap()],
+            slices: 16,
+            seed: 7,
+            services: vec![Service::everything("default", true).owning([1, 2])],
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn order_and_repetition_of_vips_do_not_matter() {
+        let vips = |text: &str| text.split(' ').map(|a| a.parse().unwrap()).collect();
+        let one = Wanted { vips: vips("192.0.2.2 2001:db8::1 192.0.2.1"), ..wanted() };
+        let other = Wanted { vips: vips("192.0.2.1 192.0.2.2 192.0.2.1 2001:db8::1"), ..wanted() };
+        assert_eq!(ruleset(&one), ruleset(&other));
+    }
+
+    #[test]
+    fn a_lease_of_no_time_is_not_one_for_ever() {
+        for timeout in [Duration::ZERO, Duration::from_micros(999)] {
+            let permission = permission("eth0", Some(Lease { timeout, deadline_unix_ns: 0 }));
+            assert_eq!(permission.elements[0].timeout, Some(Duration::from_millis(1)));
+        }
+    }
+
+    #[test]
+    fn without_a_lease_both_limits_are_over() {
+        let Permission { elements, rules } = permission("eth0", None);
+        assert_eq!(elements, []);
+        for (chain, rules) in rules {
+            let over = Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(0));
+            assert_eq!(rules[0].statements[1], over, "{chain}");
+        }
+    }
+
+    #[test]
+    fn comments_fit_into_what_nft_keeps() {
+        let vips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let rules = ruleset(&Wanted { vips, ..wanted() });
+        for table in &rules.tables {
+            let comments = std::iter::once(&table.comment)
+                .chain(table.sets.iter().map(|s| &s.comment))
+                .chain(table.chains.iter().map(|c| &c.comment))
+                .chain(table.chains.iter().flat_map(|c| &c.rules).filter_map(|r| r.comment.as_ref()));
+            for comment in comments {
+                assert!(comment.len() < 128 && !comment.contains('"'), "{comment}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_set_and_chain_that_is_named_exists() {
+        for vips in ["192.0.2.1", "2001:db8::1", "192.0.2.1 2001:db8::1"] {
+            for tracked in [true, false] {
+                let vips = vips.split(' ').map(|a| a.parse().unwrap()).collect();
+                let services = vec![Service::everything("default", tracked)];
+                let rules = ruleset(&Wanted { vips, services, ..wanted() });
+                rules.tables.iter().for_each(names_exist);
+            }
+        }
+    }
+
+    fn names_exist(table: &Table) {
+        let verdicts = table.sets.iter().flat_map(|s| &s.elements).filter_map(|e| match &e.data {
+            Some(Data::Verdict(verdict)) => Some(Statement::Verdict(verdict.clone())),
+            _ => None,
+        });
+        let rules = table.chains.iter().flat_map(|c| &c.rules).flat_map(|r| r.statements.clone());
+        for statement in verdicts.chain(rules) {
+            match &statement {
+                Statement::In(_, set)
+                | Statement::Vmap(_, set)
+                | Statement::Add(set, _)
+                | Statement::SetMacFrom(_, _, set) => {
+                    assert!(table.set(set).is_some(), "no set {set}");
+                }
+                Statement::Verdict(verdict) => {
+                    let there = verdict.chain().is_none_or(|chain| table.chain(chain).is_some());
+                    assert!(there, "no chain for {verdict:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Conntrack is loaded by the first rule that asks for it.
+    #[test]
+    fn without_connections_to_follow_nothing_asks_conntrack() {
+        let services = vec![Service::everything("default", false)];
+        let rules = ruleset(&Wanted { services, ..wanted() });
+        let families: Vec<Family> = rules.tables.iter().map(|t| t.family).collect();
+        assert_eq!(families, [Family::Netdev]);
+        let statements: Vec<&Statement> =
+            rules.tables[0].chains.iter().flat_map(|c| &c.rules).flat_map(|r| &r.statements).collect();
+        let asks =
+            |s: &&Statement| matches!(s, Statement::Known | Statement::NoTrack | Statement::NoTcpOpening);
+        assert!(!statements.iter().any(asks), "{statements:#?}");
+    }
+}

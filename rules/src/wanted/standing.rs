@@ -1,0 +1,328 @@
+//! The chains to which the map of slices leads: what becomes of a packet in each standing of its slice.
+
+use super::{
+    CAME_FLOODED, CAME_RELAYED, FENCE, FIRST_ICMPV6_INFORMATIONAL, ICMP_ERRORS, INCOMING, LEASED, MOVING,
+    ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept, chain, drop, goto, jump, permission,
+    rule, tracking::MARK,
+};
+use crate::model::*;
+
+/// Chain for what another host has relayed.
+const RELAYED: &str = "relayed";
+/// Chain that makes a fingerprint of a packet, in its mark.
+const FINGERPRINT: &str = "fingerprint";
+
+const ARP: Value = Value::Named2(0x0806, "arp");
+const IP: Value = Value::Named2(0x0800, "ip");
+const IP6: Value = Value::Named2(0x86dd, "ip6");
+const TCP: Value = Value::Named(6, "tcp");
+
+/// What a fingerprint is made of: of IPv4 everything from the packet's number on, of IPv6 the source and
+/// what follows the headers; then the transport header and some bytes of what it carries. Twice, the second
+/// time with more of it, since what can not be read makes no fingerprint: 6 bytes and 16 of what UDP carries.
+/// Few, so that small datagrams have one on links that do not fill frames up; and not only headers, because
+/// where checksums are left to a network card (between virtual machines, say) they do not differ.
+const FINGERPRINTS4: [RawField; 2] = [
+    RawField { base: Base::Network, offset: 4, len: 30 },
+    RawField { base: Base::Network, offset: 4, len: 40 },
+];
+const FINGERPRINTS6: [RawField; 2] = [
+    RawField { base: Base::Transport, offset: 0, len: 14 },
+    RawField { base: Base::Transport, offset: 0, len: 24 },
+];
+
+impl Plan<'_> {
+    /// All of them.
+    pub(super) fn standings(&self) -> Vec<Chain> {
+        let [(_, leased), (_, fence)] = permission(&self.wanted.device, self.wanted.lease).rules;
+        let mut chains = vec![
+            chain(
+                LEASED,
+                "own: accept while the lease runs",
+                "What belongs to this host, if it may still act. Only accepted packets pay for this.",
+                leased,
+            ),
+            chain(FENCE, "the lease, for all others", "The lease, for all standings but own.", fence),
+        ];
+        if self.tracked {
+            chains.extend([self.shared(), self.moving()]);
+        }
+        chains.extend([self.taking(), self.incoming(), self.relayed(), self.fingerprint()]);
+        chains.extend(self.wanted.services.iter().map(|service| self.relaying(service)));
+        chains
+    }
+
+    fn shared(&self) -> Chain {
+        chain(
+            SHARED,
+            "shared: as own, but other hosts' connections are left in peace",
+            "Slices that have come from another host, on which connections of theirs may live.",
+            vec![
+                rule("Under the lease.", "", vec![jump(FENCE)]),
+                rule(
+                    "Known connections only, says conntrack in table inet onemac: a reset would kill one that \
+                     lives elsewhere.",
+                    "not opening: must be known here",
+                    vec![Statement::NoTcpOpening, Statement::SetMark(MARK), accept()],
+                ),
+                rule("Everything else is ours.", "", vec![accept()]),
+            ],
+        )
+    }
+
+    fn moving(&self) -> Chain {
+        let mut rules = vec![
+            rule("Under the lease.", "", vec![jump(FENCE)]),
+            rule(
+                "If conntrack knows the connection. Who opens one, even a half-open one again, is the new owner's.",
+                "must be known here",
+                vec![Statement::NoTcpOpening, Statement::SetMark(MARK), accept()],
+            ),
+        ];
+        if !self.vips4.is_empty() {
+            rules.push(rule(
+                "Later fragments have no ports and flags: they share the fate of the first.",
+                "",
+                vec![
+                    Statement::Compare(Expr::L4Proto, Op::Eq, TCP),
+                    Statement::Compare(Expr::Ip4FragmentOffset, Op::Ne, Value::Zero),
+                    accept(),
+                ],
+            ));
+        }
+        for error in self.icmp_errors() {
+            rules.push(rule(
+                "Errors about such a connection.",
+                "must be about a known one",
+                vec![error, Statement::SetMark(MARK), accept()],
+            ));
+        }
+        rules.push(rule("All else is the new owner's.", "", vec![drop()]));
+        chain(
+            MOVING,
+            "moving: the connections that live here stay",
+            "Slices that have gone to another host, while connections of theirs live here.",
+            rules,
+        )
+    }
+
+    fn taking(&self) -> Chain {
+        let mut rules = self.questions();
+        if self.tracked {
+            rules.push(rule(
+                "Never relayed, so never twice.",
+                "",
+                vec![Statement::NoTcpOpening, goto(SHARED)],
+            ));
+        }
+        rules.extend([
+            rule("What may come twice.", "", vec![jump(FINGERPRINT)]),
+            rule(
+                "Sent to this host's own MAC address.",
+                "",
+                vec![Statement::Compare(Expr::PacketType, Op::Eq, PACKET_HOST), goto(RELAYED)],
+            ),
+            rule(
+                "The relayed copy was here first.",
+                "a second copy",
+                vec![Statement::In(Expr::Mark, CAME_RELAYED.into()), Statement::Counter, drop()],
+            ),
+            remember(CAME_FLOODED),
+            rule("Accept.", "", vec![Statement::SetMark(0), goto(LEASED)]),
+        ]);
+        chain(
+            TAKING,
+            "taking: as shared; of what comes by itself and relayed, one copy",
+            "Slices that are just coming from another host, which still relays what it gets.",
+            rules,
+        )
+    }
+
+    fn incoming(&self) -> Chain {
+        let (otherwise, why) = if self.tracked {
+            (goto(MOVING), "The former owner has it too and decides; only connections from here are taken.")
+        } else {
+            (drop(), "The former owner has it too and decides.")
+        };
+        chain(
+            INCOMING,
+            "incoming: what another host relays",
+            "Slices that are about to come: new flows as the former owner relays them.",
+            vec![
+                rule(
+                    why,
+                    "not relayed",
+                    vec![Statement::Compare(Expr::PacketType, Op::Ne, PACKET_HOST), otherwise],
+                ),
+                rule("It may come by itself later.", "", vec![jump(FINGERPRINT)]),
+                rule("Relayed.", "", vec![goto(RELAYED)]),
+            ],
+        )
+    }
+
+    fn relayed(&self) -> Chain {
+        let cluster_mac = self.wanted.cluster_mac;
+        chain(
+            RELAYED,
+            "relayed by another host, with a fingerprint in the mark",
+            "What another host has relayed, with its fingerprint as mark.",
+            vec![
+                rule(
+                    "It was here before by itself.",
+                    "a second copy",
+                    vec![Statement::In(Expr::Mark, CAME_FLOODED.into()), Statement::Counter, drop()],
+                ),
+                remember(CAME_RELAYED),
+                rule(
+                    "With the shared MAC again it comes in by the shared device, as if it had never been away.",
+                    "",
+                    vec![
+                        Statement::SetMark(0),
+                        Statement::SetMac(Field::EtherDaddr, cluster_mac),
+                        goto(LEASED),
+                    ],
+                ),
+            ],
+        )
+    }
+
+    fn fingerprint(&self) -> Chain {
+        let digest = |of| {
+            let seed = self.wanted.seed;
+            Statement::SetMarkFrom(Expr::Jhash { of, modulus: u32::MAX, seed })
+        };
+        let mut rules =
+            vec![rule("None, for what is too short to be read.", "", vec![Statement::SetMark(0)])];
+        let why = "Both copies are equal from the IP header on.";
+        if !self.vips4.is_empty() {
+            rules.extend(FINGERPRINTS4.map(|bytes| {
+                let is_ip4 = Statement::Compare(Expr::Protocol, Op::Eq, IP);
+                rule(why, "", vec![is_ip4, digest(Hashed::Raw(bytes))])
+            }));
+        }
+        if !self.vips6.is_empty() {
+            rules.extend(
+                FINGERPRINTS6.map(|bytes| rule(why, "", vec![digest(Hashed::Both(Field::Ip6Saddr, bytes))])),
+            );
+        }
+        chain(
+            FINGERPRINT,
+            "marks a packet with a hash of its first bytes",
+            "A hash of what is the same in both copies of a packet, in the packet's mark.",
+            rules,
+        )
+    }
+
+    fn relaying(&self, service: &Service) -> Chain {
+        let mut rules = self.questions();
+        let stay = if service.tracked { MOVING } else { LEASED };
+        if service.tracked {
+            rules.push(rule(
+                "Connections that live here stay.",
+                "",
+                vec![Statement::NoTcpOpening, goto(MOVING)],
+            ));
+            if !self.vips4.is_empty() {
+                rules.push(rule(
+                    "Later fragments go with the first, which is never an opening one.",
+                    "",
+                    vec![
+                        Statement::Compare(Expr::L4Proto, Op::Eq, TCP),
+                        Statement::Compare(Expr::Ip4FragmentOffset, Op::Ne, Value::Zero),
+                        goto(MOVING),
+                    ],
+                ));
+            }
+        }
+        for error in self.icmp_errors() {
+            rules.push(rule("Errors about what was sent from here.", "", vec![error, goto(stay)]));
+        }
+        rules.extend([
+            rule(
+                "What was relayed once is not relayed again, or it might go round and round.",
+                "guard: relayed twice",
+                vec![Statement::Compare(Expr::PacketType, Op::Eq, PACKET_HOST), Statement::Counter, drop()],
+            ),
+            rule("Under the lease.", "", vec![jump(FENCE)]),
+        ]);
+        let mut send = |protocol: Value, client: Field| {
+            rules.push(rule(
+                "To the new owner's own MAC address, in this host's own name.",
+                "the new owner decides",
+                vec![
+                    Statement::Compare(Expr::Protocol, Op::Eq, protocol),
+                    Statement::SetMacFrom(
+                        Field::EtherDaddr,
+                        self.slice_of(Hashed::Field(client)),
+                        service.relays_map(),
+                    ),
+                    Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
+                    Statement::Forward(self.wanted.device.clone()),
+                ],
+            ));
+        };
+        if !self.vips4.is_empty() {
+            send(IP, Field::IpSaddr);
+        }
+        if !self.vips6.is_empty() {
+            send(IP6, Field::Ip6Saddr);
+        }
+        rules.push(rule(
+            "A slice that is relayed to nobody.",
+            "guard: no new owner",
+            vec![Statement::Counter, drop()],
+        ));
+        chain(
+            &service.relaying_chain(),
+            "relaying: what may be new is sent on to the new owner",
+            "Slices that are just going to another host. Everything that may be new is for it to decide.",
+            rules,
+        )
+    }
+
+    /// Who has the shared address? The former owner goes on to answer until the new one does: nobody minds
+    /// two equal answers.
+    fn questions(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if !self.vips4.is_empty() {
+            rules.push(rule(
+                "Questions for the address are answered.",
+                "",
+                vec![Statement::Compare(Expr::Protocol, Op::Eq, ARP), goto(LEASED)],
+            ));
+        }
+        if !self.vips6.is_empty() {
+            rules.push(rule(
+                "Questions for the address are answered.",
+                "",
+                vec![Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Eq, ND_SOLICIT), goto(LEASED)],
+            ));
+        }
+        rules
+    }
+
+    /// Errors about packets that were sent from here, by family.
+    fn icmp_errors(&self) -> Vec<Statement> {
+        let mut errors = Vec::new();
+        if !self.vips4.is_empty() {
+            errors.push(Statement::In(Expr::Field(Field::IcmpType), ICMP_ERRORS.into()));
+        }
+        if !self.vips6.is_empty() {
+            let kind = Expr::Field(Field::Icmpv6Type);
+            errors.push(Statement::Compare(kind, Op::Lt, FIRST_ICMPV6_INFORMATIONAL));
+        }
+        errors
+    }
+}
+
+/// Keeps a fingerprint, if there is one and room for it.
+fn remember(set: &str) -> Rule {
+    rule(
+        "Another copy may come. If the set is full, it is taken for another packet.",
+        "",
+        vec![
+            Statement::Compare(Expr::Mark, Op::Ne, Value::Number(0)),
+            Statement::Add(set.into(), Expr::Mark),
+        ],
+    )
+}
