@@ -21,6 +21,7 @@ fn config(hosts: usize, partition: Partition) -> Config {
         partition,
         drift_ppm: 0,
         relays: false,
+        reads_every_ms: 0,
         trouble_ms: 8000,
         mutation: None,
     }
@@ -84,12 +85,13 @@ fn a_total_partition_has_an_owner_on_either_side_or_only_on_the_larger_one() {
     assert_eq!((majority.violation, majority.partitions), (None, 0));
 }
 
+/// Start and death are the storms in which everyone tells everyone something at once.
 #[test]
-#[ignore = "takes minutes"]
 fn two_hundred_and_fifty_six_hosts_agree_within_three_seconds_of_a_death() {
-    let config = Config { hosts: 256, slices: 256, ..config(256, Partition::Serve) };
+    let config = Config { hosts: 256, slices: 256, reads_every_ms: 5, ..config(256, Partition::Serve) };
     let mut world = World::new(config.clone(), &[], Checks::new(&config, false));
     assert_eq!(world.run(6000 * MS, is_whole), Ok(true), "the cluster never came to be");
+    assert!(world.hosts.iter().all(|host| host.node.is_some()));
     let died = world.now;
     world.kill(100);
     assert!(!is_whole(&world));
