@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onemac_core::node::{Mutation, Partition};
 use onemac_core::time::Timing;
-use onemac_sim::check::Checks;
+use onemac_sim::check::{Checks, Violation};
 use onemac_sim::clock::MS;
 use onemac_sim::config::Config;
 use onemac_sim::fault::{Fault, Life, Planned};
@@ -36,6 +36,12 @@ fn cut(from: &[usize], to: &[usize], ms: u64) -> Fault {
     Fault::Cut { from: bits(from), to: bits(to), ms }
 }
 
+/// What breaks when the same faults meet other dice.
+fn violations(seeds: u64, mutation: Option<Mutation>, plan: &[Planned], config: &Config) -> Vec<Violation> {
+    let configs = (0..seeds).map(|seed| Config { seed, mutation, ..config.clone() });
+    configs.filter_map(|config| run(&config, plan, false).violation).collect()
+}
+
 /// A newcomer that slept while the only other host spoke: its timer fires before it reads its socket.
 #[test]
 fn a_newcomer_that_slept_has_not_listened() {
@@ -45,12 +51,28 @@ fn a_newcomer_that_slept_has_not_listened() {
         at(4990, cut(&[1], &[0], 150)),
         at(5105, Fault::Pause { host: 0, ms: 780, kernel_goes_on: true }),
     ];
-    let broken = |rule: Option<Mutation>| {
-        let seeds = (0..40).map(|seed| Config { seed, mutation: rule, ..config(2, Partition::Serve) });
-        seeds.filter_map(|config| run(&config, &plan, false).violation).collect::<Vec<_>>()
-    };
+    let broken = |rule: Option<Mutation>| violations(40, rule, &plan, &config(2, Partition::Serve));
     assert_eq!(broken(None), []);
     assert!(broken(Some(Mutation::SleepListens)).iter().any(|v| v.property == "never two owners"));
+}
+
+/// Two definitions. ns1 listens by the other one and is cut off; ns2, which was joining when last heard there,
+/// serves again with ns0. When ns1 gives up ns0 and begins to serve, what ns2 said as a joining host is no answer
+/// to that.
+#[test]
+fn what_was_answered_before_a_view_was_entered_again_does_not_count() {
+    let plan = [
+        at(142, Fault::Kill { host: 1 }),
+        at(156, Fault::Start { host: 1, life: Life::OtherDefinition }),
+        at(311, cut(&[1, 2], &[0], 878)),
+        at(831, Fault::Kill { host: 0 }),
+        at(1299, cut(&[0, 2], &[1], 775)),
+        at(1299, cut(&[1], &[0, 2], 775)),
+        at(1384, Fault::Start { host: 0, life: Life::Later }),
+    ];
+    let broken = |rule: Option<Mutation>| violations(40, rule, &plan, &config(3, Partition::Serve));
+    assert_eq!(broken(None), []);
+    assert!(broken(Some(Mutation::OldAnswers)).iter().any(|v| v.property == "never two owners"));
 }
 
 /// Five hosts, ns0 and ns4 cut from the rest: ns3 loses them half a second later than ns1 and ns2 do, and ns2
