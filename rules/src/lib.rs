@@ -15,4 +15,4 @@ mod text;
 mod wanted;
 
 pub use model::MacAddr;
-pub use wanted::{Lease, Service, Standing, TABLE, Wanted, ruleset};
+pub use wanted::{Lease, RELAYED_FOR, Service, Standing, TABLE, Wanted, ruleset};

@@ -18,6 +18,7 @@ use std::{
 
 pub(crate) use self::service::{Change, service_of};
 pub use self::service::{Service, Standing};
+pub use self::sets::RELAYED_FOR;
 use crate::model::*;
 
 /// Name of the project's tables; every object that onemac makes in nftables is inside a table of this name.

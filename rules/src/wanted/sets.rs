@@ -10,10 +10,16 @@ use super::{
 };
 use crate::model::*;
 
-/// How many packets are remembered at once while a slice is taken over, and for how long: a copy comes some
-/// microseconds later, on a busy host some milliseconds. What is beyond that number is not remembered.
+/// How many packets are remembered at once while a slice is taken over. What is beyond that is not.
 const COPIES: u32 = 65_536;
-const COPIES_FOR: Duration = Duration::from_secs(1);
+/// For how long packets are remembered that came by themselves: the relayed copy comes some microseconds
+/// later, from a busy host some milliseconds.
+const FLOODED_FOR: Duration = Duration::from_secs(1);
+/// For how long packets are remembered that came relayed. Hardly ever is the relayed copy first; and another
+/// packet with the same fingerprint is taken for a copy, which does no harm as long as it is relayed too.
+///
+/// So the former owner should go on relaying for this long after the new one has begun to take.
+pub const RELAYED_FOR: Duration = Duration::from_millis(100);
 
 impl Plan<'_> {
     pub(super) fn sets(&self) -> Vec<Set> {
@@ -64,14 +70,16 @@ impl Plan<'_> {
         for service in &self.wanted.services {
             sets.extend(self.slices(service));
         }
-        for (name, comment, why) in [
+        for (name, time, comment, why) in [
             (
                 CAME_FLOODED,
+                FLOODED_FOR,
                 "packets that came by themselves",
                 "Fingerprints of packets that came by themselves, while their slice is taken over.",
             ),
             (
                 CAME_RELAYED,
+                RELAYED_FOR,
                 "packets that came relayed",
                 "Fingerprints of packets that another host has relayed.",
             ),
@@ -80,7 +88,7 @@ impl Plan<'_> {
                 name: name.into(),
                 key: KeyType::Mark,
                 size: Some(COPIES),
-                timeout: Timeout::All(COPIES_FOR),
+                timeout: Timeout::All(time),
                 data: None,
                 dynamic: true,
                 comment: comment.into(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
 pub mod frame;
+pub mod lab;
 pub mod wire;
 
 use std::{

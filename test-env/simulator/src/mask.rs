@@ -48,6 +48,11 @@ impl Mask {
         self.0 == [0; 4]
     }
 
+    /// How many slices are in the set.
+    pub fn len(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// The slices in the set.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..256).filter(|&bit| self.contains(bit))

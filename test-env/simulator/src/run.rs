@@ -123,8 +123,10 @@ fn wanted(world: &World) -> Vec<Mask> {
 pub fn is_whole(world: &World) -> bool {
     let settled =
         |h: &Host| h.node.as_ref().is_none_or(|node| node.state() == HostState::Serving && node.agreed());
+    let slices = world.cluster.slices * world.cluster.services.len() as u32;
+    let all_served = || (0..world.hosts.len()).map(|h| world.accepts(h).len()).sum::<u32>() == slices;
     let owned = || wanted(world).iter().enumerate().all(|(h, wanted)| world.accepts(h) == *wanted);
-    world.hosts.iter().all(settled) && owned()
+    world.hosts.iter().all(settled) && all_served() && owned()
 }
 
 fn what_is_not_whole(world: &World) -> String {

@@ -46,6 +46,8 @@ enum Event {
     Gossip { host: usize, agent: u64 },
     /// A datagram arrives.
     Arrive { to: usize, datagram: Datagram },
+    /// An agent reads its socket.
+    Read { host: usize },
     /// A kernel has finished what is first in its queue.
     Kernel { host: usize, turn: u64 },
     /// The checkers look.
@@ -239,6 +241,7 @@ impl World {
             Event::Resume { host } => self.resume(host),
             Event::Gossip { host, agent } => self.gossip(host, agent),
             Event::Arrive { to, datagram } => self.arrive(to, datagram),
+            Event::Read { host } => self.read(host),
             Event::Kernel { host, turn } => return self.kernel_works(host, turn),
             Event::Look => {
                 self.at(self.now + LOOK, Event::Look);
@@ -374,8 +377,21 @@ impl World {
         }
         if self.hosts[to].paused_until > self.now {
             self.hosts[to].socket.push(datagram);
+        } else if self.config.reads_every_ms > 0 {
+            if self.hosts[to].socket.is_empty() {
+                self.at(self.now + self.config.reads_every_ms * MS, Event::Read { host: to });
+            }
+            self.hosts[to].socket.push(datagram);
         } else {
             self.receive(to, datagram);
+        }
+    }
+
+    /// An agent reads what has come in; one that is stopped does so when it goes on.
+    fn read(&mut self, host: usize) {
+        if self.hosts[host].awake(self.now) {
+            let socket = std::mem::take(&mut self.hosts[host].socket);
+            socket.into_iter().for_each(|datagram| self.receive(host, datagram));
         }
     }
 

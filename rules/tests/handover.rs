@@ -1,0 +1,268 @@
+//! A whole hand-over of all slices from one host to another, step by step as docs/ruleset.md tells it, with
+//! real servers and clients: no datagram is lost or answered twice, no connection breaks, no new one waits.
+//! Needs root.
+
+#![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{frame::*, lab::*, *};
+use nix::libc;
+use onemac_rules::{MacAddr, Standing};
+use socket2::{Domain, Socket, Type};
+
+/// Longer than any busy machine takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two steps: many packets.
+const STEP: Duration = Duration::from_millis(150);
+
+fn vip(of: IpAddr) -> SocketAddr {
+    let vip = if of.is_ipv4() { IpAddr::from(VIP4) } else { VIP6.into() };
+    SocketAddr::new(vip, PORT)
+}
+
+/// The hosts that answered each number.
+type Answers = BTreeMap<u64, Vec<u8>>;
+
+/// Sends numbered datagrams from several addresses until told to stop, and waits for the answers.
+fn datagrams(stop: &AtomicBool) -> Answers {
+    let addresses = (0..4).flat_map(|n| [client4(n), client6(n)]);
+    let sockets: Vec<UdpSocket> = addresses
+        .map(|from| {
+            let socket = UdpSocket::bind(SocketAddr::new(from, 0)).unwrap();
+            roomy(&socket);
+            socket.connect(vip(from)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .collect();
+    let mut answers = Answers::new();
+    let hear = |answers: &mut Answers| {
+        for socket in &sockets {
+            let mut buffer = [0; 64];
+            while let Ok(len) = socket.recv(&mut buffer) {
+                let number = u64::from_be_bytes(buffer[1..len].try_into().unwrap());
+                answers.get_mut(&number).unwrap().push(buffer[0]);
+            }
+        }
+    };
+    let mut number = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        for socket in &sockets {
+            answers.insert(number, Vec::new());
+            socket.send(&number.to_be_bytes()).unwrap();
+            number += 1;
+        }
+        hear(&mut answers);
+        thread::sleep(Duration::from_millis(1));
+    }
+    // All that is still on its way, and what should not be.
+    let patience = Instant::now() + PATIENCE;
+    while answers.values().any(Vec::is_empty) && Instant::now() < patience {
+        hear(&mut answers);
+        thread::sleep(Duration::from_millis(10));
+    }
+    thread::sleep(Duration::from_millis(200));
+    hear(&mut answers);
+    answers
+}
+
+/// How many segments the connection has sent again, SYNs among them.
+fn sent_again(stream: &TcpStream) -> u32 {
+    // SAFETY: all its fields are numbers, and zero is one.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the socket is open, and the buffer has the length that is given.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0);
+    info.tcpi_total_retrans
+}
+
+struct Connection {
+    stream: TcpStream,
+    host: u8,
+}
+
+impl Connection {
+    fn open(from: IpAddr) -> Self {
+        let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.connect(&vip(from).into()).unwrap_or_else(|e| panic!("{from}: {e}"));
+        let mut stream = TcpStream::from(socket);
+        // The answer to a SYN is the kernel's own doing: no busy machine delays it by a second.
+        assert_eq!(sent_again(&stream), 0, "{from}: the SYN was not answered");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut host = [0];
+        stream.read_exact(&mut host).unwrap_or_else(|e| panic!("{from}: {e}"));
+        Self { stream, host: host[0] }
+    }
+
+    /// One byte each way.
+    fn ping(&mut self) {
+        let mut byte = [42];
+        self.stream.write_all(&byte).unwrap();
+        self.stream.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [42]);
+    }
+}
+
+/// Opens connections one after the other until told to stop: the hosts that took them.
+fn newcomers(stop: &AtomicBool) -> Vec<u8> {
+    let mut hosts = Vec::new();
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        n = (n + 1) % CLIENTS;
+        for from in [client4(n), client6(n)] {
+            let mut connection = Connection::open(from);
+            connection.ping();
+            hosts.push(connection.host);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    hosts
+}
+
+/// What a thread in the client's namespace does until the end of the test.
+struct Crowd<T> {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Crowd<T> {
+    fn start(lab: &Lab, job: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = lab.client.run(move || thread::spawn(move || job(&told)));
+        Self { stop, thread }
+    }
+
+    fn end(self) -> T {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// The numbers of the hosts in the lab.
+const A: u8 = 0xa;
+const B: u8 = 0xb;
+
+fn judge(answers: &Answers) {
+    let wrong: Vec<_> = answers.iter().filter(|(_, hosts)| hosts.len() != 1).collect();
+    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), answers.len());
+    let hosts: Vec<u8> = answers.values().map(|hosts| hosts[0]).collect();
+    assert_eq!((hosts.first(), hosts.last()), (Some(&A), Some(&B)));
+    println!(
+        "{} datagrams, {} of them answered by B",
+        hosts.len(),
+        hosts.iter().filter(|h| **h == B).count()
+    );
+}
+
+fn switch_learned_nothing_wrong(lab: &Lab) {
+    let learned = lab.learned();
+    let of = |mac: MacAddr| -> Vec<&str> {
+        learned.iter().filter(|(m, _)| *m == mac.to_string()).map(|(_, port)| port.as_str()).collect()
+    };
+    assert_eq!(of(CLUSTER_MAC), [""; 0], "the shared address has a place");
+    assert_eq!(of(CLIENT_MAC), ["pc"]);
+    assert_eq!((of(lab.a.mac), of(lab.b.mac)), (vec!["pa"], vec!["pb"]));
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_broken_in_a_handover() {
+    let mut lab = Lab::new(true);
+    // These live on A, and go on to.
+    let rounds = Arc::new(AtomicU32::new(0));
+    let done = Arc::clone(&rounds);
+    let living = Crowd::start(&lab, move |stop| {
+        let addresses = (0..8).flat_map(|n| [client4(n), client6(n)]);
+        let mut connections: Vec<Connection> = addresses.map(Connection::open).collect();
+        while !stop.load(Ordering::Relaxed) {
+            connections.iter_mut().for_each(Connection::ping);
+            done.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(2));
+        }
+        connections.iter().map(|c| c.host).collect::<Vec<_>>()
+    });
+    let patience = Instant::now() + PATIENCE;
+    while rounds.load(Ordering::Relaxed) == 0 {
+        assert!(Instant::now() < patience && !living.thread.is_finished(), "no connections to A");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let newcomers = Crowd::start(&lab, newcomers);
+    let datagrams = Crowd::start(&lab, datagrams);
+    thread::sleep(STEP);
+    let b_mac = lab.b.mac;
+    lab.b.becomes(Standing::Incoming);
+    thread::sleep(STEP);
+    lab.a.becomes(Standing::Relaying(b_mac));
+    thread::sleep(STEP);
+    lab.b.becomes(Standing::Taking);
+    thread::sleep(STEP);
+    lab.a.becomes(Standing::Moving);
+    thread::sleep(STEP);
+    lab.b.becomes(Standing::Shared);
+    thread::sleep(STEP);
+    let before = rounds.load(Ordering::Relaxed);
+    thread::sleep(STEP);
+    judge(&datagrams.end());
+    let hosts = newcomers.end();
+    assert_eq!((hosts.first(), hosts.last()), (Some(&A), Some(&B)));
+    assert!(hosts.is_sorted(), "from A to B, and not back: {hosts:?}");
+    println!("{} new connections, {} of them by B", hosts.len(), hosts.iter().filter(|h| **h == B).count());
+    let patience = Instant::now() + PATIENCE;
+    while rounds.load(Ordering::Relaxed) < before + 10 {
+        assert!(Instant::now() < patience && !living.thread.is_finished(), "they do not go on");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(living.end(), [A; 16]);
+    switch_learned_nothing_wrong(&lab);
+}
+
+#[test]
+fn without_connections_to_follow_nothing_is_lost_or_doubled_either() {
+    let mut lab = Lab::new(false);
+    let datagrams = Crowd::start(&lab, datagrams);
+    let b_mac = lab.b.mac;
+    thread::sleep(STEP);
+    lab.b.becomes(Standing::Incoming);
+    thread::sleep(STEP);
+    lab.a.becomes(Standing::Relaying(b_mac));
+    thread::sleep(STEP);
+    lab.b.becomes(Standing::Taking);
+    thread::sleep(STEP);
+    lab.a.becomes(Standing::Foreign);
+    thread::sleep(STEP);
+    lab.b.becomes(Standing::Own);
+    thread::sleep(STEP);
+    judge(&datagrams.end());
+    switch_learned_nothing_wrong(&lab);
+    for host in [&lab.a, &lab.b] {
+        let path = "/proc/sys/net/netfilter/nf_conntrack_count";
+        let count = host.netns.run(move || std::fs::read_to_string(path).unwrap_or("0".into()));
+        assert_eq!(count.trim(), "0");
+    }
+}
