@@ -133,7 +133,11 @@ fn queries(options: &Options, script: &Script) -> Result<Vec<String>> {
     println!("\n{} queries a second through {} moves", options.queries, script.moves.len());
     let mut by_kind: BTreeMap<Kind, (u32, u64, u64)> = BTreeMap::new();
     let mut missed = Vec::new();
-    trial::queries(options.hosts, script, options.queries, |row| {
+    let calm = |counts| {
+        println!("{:<32} {counts}", "nothing");
+        Ok(())
+    };
+    trial::queries(options.hosts, script, options.queries, calm, |row| {
         let (what, counts) = (row.done.what, row.counts);
         println!("{:<32} {counts}", what.to_string());
         let (times, sent, lost) = by_kind.entry(what.kind()).or_default();

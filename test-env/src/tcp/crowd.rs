@@ -44,11 +44,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// `connections` from 500 addresses of each family, a byte each way every 100 ms, stalled after 5 s.
+    /// 2,000 connections from 500 addresses of each family, a byte each way every 100 ms, stalled after 5 s.
+    pub const USUAL: Self = Self {
+        connections: 2000,
+        addresses: 500,
+        every: Duration::from_millis(100),
+        patience: Duration::from_secs(5),
+    };
+
+    /// The same with so many connections.
     #[must_use]
     pub fn of(connections: usize) -> Self {
-        let [every, patience] = [Duration::from_millis(100), Duration::from_secs(5)];
-        Self { connections, addresses: 500, every, patience }
+        Self { connections, ..Self::USUAL }
     }
 }
 

@@ -242,14 +242,16 @@ impl Queries {
     }
 }
 
-/// Makes the moves of a script at a new cluster under so many queries a second, and lets each be looked at.
+/// Makes the moves of a script at a new cluster under so many queries a second, and lets each be looked at. Before
+/// them, `calm` sees what the machine does with as many when nothing happens.
 ///
 /// # Errors
-/// When a move can not be made, or `look` fails; the state of every host is then printed.
+/// When a move can not be made, or a look fails; the state of every host is then printed.
 pub fn queries(
     hosts: u8,
     script: &Script,
     per_second: u32,
+    calm: impl FnOnce(Counts) -> Result<()>,
     mut look: impl FnMut(&Queries) -> Result<()>,
 ) -> Result<()> {
     let lab = Lab::build(&Plan::hosts(hosts))?;
@@ -259,6 +261,9 @@ pub fn queries(
     lab.wait_settled()?;
     // See acquaint.
     Dnsperf::start(&lab, per_second / 10)?.stop()?;
+    let undisturbed = Dnsperf::start(&lab, per_second)?;
+    sleep(CALM);
+    calm(undisturbed.stop()?)?;
     for what in &script.moves {
         let perf = Dnsperf::start(&lab, per_second)?;
         sleep(CALM);
