@@ -26,6 +26,8 @@ pub enum What {
     Gossip,
     /// All that agents say to each other: gossip, and their frames on the service wire.
     Words,
+    /// Every frame, as where the wire is broken beyond the port: the host still sees its carrier.
+    Frames,
 }
 
 impl Switch {
@@ -47,6 +49,7 @@ impl Switch {
         let matches: &[&str] = match what {
             What::Gossip => &["udp dport 7946"],
             What::Words => &["udp dport 7946", "ether type 0x88b5"],
+            What::Frames => &[""],
         };
         for what in matches {
             let rule = format!("{what} numgen random mod 100 <= {last} counter drop");

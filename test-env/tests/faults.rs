@@ -48,6 +48,7 @@ faults! {
     gossip_cut_from_one: "the gossip network is cut from one host",
     gossip_cut_from_all: "the gossip network is cut from all hosts",
     wire_cut_gossip_intact: "the clients' wire is cut from one host, gossip is not",
+    wire_broken_beyond_the_port: "the clients' wire is broken beyond one host's port, gossip is not",
     busy_processors: "all processors are busy for ten seconds",
     a_death_among_busy_processors: "a host dies while all processors are busy",
     all_agents_killed: "all agents are killed at once and started again",
