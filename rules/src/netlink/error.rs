@@ -148,6 +148,7 @@ pub(crate) enum Object {
     InetChain,
     Rules,
     InetRules,
+    Conntrack,
 }
 
 /// The error for a step that the kernel refused.
@@ -173,6 +174,11 @@ pub(crate) fn refused(object: Object, what: String, errno: Errno) -> Error {
             what,
             errno,
             needs: "the kernel needs nf_tables on egress (Linux 5.16 or newer, CONFIG_NETFILTER_EGRESS)",
+        },
+        (Object::Conntrack, Errno::EINVAL | Errno::EOPNOTSUPP) => Error::Unsupported {
+            what,
+            errno,
+            needs: "the kernel needs conntrack with netlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink)",
         },
         (Object::InetChain, _) if not_there => Error::Unsupported {
             what,
@@ -229,6 +235,7 @@ mod tests {
             (Object::EgressChain, Errno::EOPNOTSUPP, "Linux 5.16"),
             (Object::InetChain, Errno::EOPNOTSUPP, "CONFIG_NF_TABLES_INET"),
             (Object::InetRules, Errno::ENOENT, "conntrack"),
+            (Object::Conntrack, Errno::EINVAL, "nf_conntrack_netlink"),
             (Object::Rules, Errno::EOPNOTSUPP, "CONFIG_NFT_HASH"),
             (Object::Rules, Errno::ENOENT, "install them again"),
             (Object::Elements, Errno::ENOENT, "install them again"),

@@ -5,17 +5,22 @@
 //! the thread meanwhile; [`Netfilter`] is not `Send`, so give it a thread of its own.
 
 mod compare;
+mod conntrack;
 mod error;
 mod object;
 mod read;
 mod socket;
 mod transaction;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use nix::net::if_::if_nametoindex;
 
-pub use self::{compare::Difference, error::Error};
+pub use self::{
+    compare::Difference,
+    conntrack::{Connection, TcpState},
+    error::Error,
+};
 use self::{
     object::Home,
     socket::Socket,
@@ -150,6 +155,14 @@ impl Netfilter {
         let (found, generation) = self.steadily(read_standings)?;
         self.generation = Some(generation);
         Ok(found)
+    }
+
+    /// The TCP connections to these addresses that conntrack knows, whatever their state.
+    ///
+    /// All entries of the network namespace are read, which takes some time if there are many. Makes the
+    /// kernel load conntrack: only for hosts on which a service is tracked.
+    pub fn connections(&mut self, vips: &[IpAddr]) -> Result<Vec<Connection>, Error> {
+        conntrack::connections(&mut self.socket, vips)
     }
 
     /// Whether any of our tables is there.

@@ -19,6 +19,7 @@ use nix::{
 
 use super::{
     Error,
+    error::Object,
     object::Home,
     transaction::{Finished, Scratch},
 };
@@ -173,11 +174,51 @@ impl Socket {
         fill(self.scratch.header(kind, home.family_number(), flags, self.sequence));
         self.send(self.scratch.message(), what)?;
         let dump = flags & libc::NLM_F_DUMP == libc::NLM_F_DUMP;
+        let mut readable = true;
+        let there =
+            self.answers(what, Object::Batch, dump, &mut |message| readable &= each(message.start))?;
+        if readable { Ok(there) } else { Err(Error::Unreadable { what: what.into() }) }
+    }
+
+    /// Asks another part of netfilter for a list, and hands the payload of each answer to `each`. `kind` has
+    /// the number of that part in its upper half.
+    pub(super) fn dump(
+        &mut self,
+        what: &str,
+        object: Object,
+        kind: u16,
+        payload: &[u8],
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        self.sequence = self.next_sequence();
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        let len = (size_of::<libc::nlmsghdr>() + payload.len()) as u32;
+        let message = [
+            &len.to_ne_bytes()[..],
+            &kind.to_ne_bytes(),
+            &flags.to_ne_bytes(),
+            &self.sequence.to_ne_bytes(),
+            // To the kernel.
+            &[0; 4],
+            payload,
+        ]
+        .concat();
+        self.send(&message, what)?;
+        self.answers(what, object, true, &mut |message| each(message.payload)).map(drop)
+    }
+
+    /// Reads the answers to the last request. `false` means that there is no such object.
+    fn answers(
+        &mut self,
+        what: &str,
+        object: Object,
+        dump: bool,
+        each: &mut dyn FnMut(&Message<'_>),
+    ) -> Result<bool, Error> {
         let mine = self.sequence;
         let mut done = false;
         let mut state = Dump::Whole;
         let mut refused = None;
-        let mut readable = true;
         while !done {
             let outcome = receive(&self.socket, &mut self.buffer, |message| {
                 if message.sequence != mine {
@@ -192,7 +233,7 @@ impl Socket {
                         refused = error_in(message.payload);
                     }
                     _ => {
-                        readable &= each(message.start);
+                        each(&message);
                         done |= !dump;
                     }
                 }
@@ -206,9 +247,8 @@ impl Socket {
         match (refused, state) {
             (Some(Errno::ENOENT), _) => Ok(false),
             (Some(Errno::EINTR), _) | (None, Dump::Torn) => Err(receive_error(what, Errno::EINTR)),
-            (Some(errno), _) => Err(super::error::refused(super::error::Object::Batch, what.into(), errno)),
-            (None, Dump::Whole) if readable => Ok(true),
-            (None, Dump::Whole) => Err(Error::Unreadable { what: what.into() }),
+            (Some(errno), _) => Err(super::error::refused(object, what.into(), errno)),
+            (None, Dump::Whole) => Ok(true),
         }
     }
 
