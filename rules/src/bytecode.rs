@@ -163,14 +163,13 @@ impl Statement {
                 code.push(compare(Op::Ne, vec![TCP_SYN]));
             }
             Self::Known => {
-                code.push(Bytecode {
-                    name: c"ct",
-                    attributes: vec![
-                        (sys::NFTNL_EXPR_CT_DREG, U32(REG)),
-                        (sys::NFTNL_EXPR_CT_KEY, U32(libc::NFT_CT_STATE as u32)),
-                    ],
-                });
+                code.push(conntrack(libc::NFT_CT_STATE));
                 code.push(mask(&(CT_ESTABLISHED | CT_RELATED).to_ne_bytes()));
+                code.push(compare(Op::Ne, vec![0; 4]));
+            }
+            Self::Assured => {
+                code.push(conntrack(libc::NFT_CT_STATUS));
+                code.push(mask(&IPS_ASSURED.to_ne_bytes()));
                 code.push(compare(Op::Ne, vec![0; 4]));
             }
             Self::NoTrack => code.push(Bytecode { name: c"notrack", attributes: Vec::new() }),
@@ -298,6 +297,8 @@ const TCP_ACK: u8 = 0x10;
 /// linux/netfilter/nf_conntrack_common.h: NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED.
 const CT_ESTABLISHED: u32 = 1 << 1;
 const CT_RELATED: u32 = 1 << 2;
+/// The same file.
+const IPS_ASSURED: u32 = 1 << 2;
 
 impl Known {
     /// Adds the tests without which the bytes would mean something else, once per rule.
@@ -551,6 +552,13 @@ fn meta(key: i32) -> Bytecode {
     Bytecode {
         name: c"meta",
         attributes: vec![(sys::NFTNL_EXPR_META_KEY, U32(key as u32)), (sys::NFTNL_EXPR_META_DREG, U32(REG))],
+    }
+}
+
+fn conntrack(key: i32) -> Bytecode {
+    Bytecode {
+        name: c"ct",
+        attributes: vec![(sys::NFTNL_EXPR_CT_DREG, U32(REG)), (sys::NFTNL_EXPR_CT_KEY, U32(key as u32))],
     }
 }
 

@@ -263,6 +263,8 @@ pub enum Statement {
     NoTcpOpening,
     /// `ct state established,related`: goes on with packets of a connection that conntrack knows.
     Known,
+    /// `ct status assured`: goes on with packets of a connection whose handshake is complete, be it by this one.
+    Assured,
     /// `notrack`: conntrack lets the packet be.
     NoTrack,
     /// `fwd to device`: sends the frame out as it stands. The end of the rule.

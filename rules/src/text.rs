@@ -201,6 +201,7 @@ impl Statement {
             Self::SetMarkFrom(expr) => format!("meta mark set {}", expr.to_nft()),
             Self::NoTcpOpening => "tcp flags != syn / fin,syn,rst,ack".into(),
             Self::Known => "ct state established,related".into(),
+            Self::Assured => "ct status assured".into(),
             Self::NoTrack => "notrack".into(),
             Self::Forward(device) => format!("fwd to \"{device}\""),
             Self::Counter => "counter".into(),

@@ -105,14 +105,20 @@ struct Connection {
 }
 
 impl Connection {
+    /// Opens one, and minds if the first SYN is not answered.
     fn open(from: IpAddr) -> Self {
+        let this = Self::open_patiently(from);
+        // The answer to a SYN is the kernel's own doing: no busy machine delays it by a second.
+        assert_eq!(sent_again(&this.stream), 0, "{from}: the SYN was not answered");
+        this
+    }
+
+    fn open_patiently(from: IpAddr) -> Self {
         let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
         socket.connect(&vip(from).into()).unwrap_or_else(|e| panic!("{from}: {e}"));
         let mut stream = TcpStream::from(socket);
-        // The answer to a SYN is the kernel's own doing: no busy machine delays it by a second.
-        assert_eq!(sent_again(&stream), 0, "{from}: the SYN was not answered");
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut host = [0];
@@ -265,4 +271,90 @@ fn without_connections_to_follow_nothing_is_lost_or_doubled_either() {
         let count = host.netns.run(move || std::fs::read_to_string(path).unwrap_or("0".into()));
         assert_eq!(count.trim(), "0");
     }
+}
+
+/// SYNs of one connection on both sides of the move: the new owner takes it, unless an answer of the old one
+/// comes to the client first; then that holds. Neither resets it.
+#[test]
+fn half_open_connections_are_opened_by_either_host() {
+    for answers_again in [0, 5] {
+        let mut lab = Lab::new(true);
+        lab.a.netns.run(move || {
+            std::fs::write("/proc/sys/net/ipv4/tcp_synack_retries", answers_again.to_string()).unwrap();
+        });
+        lab.client.run(|| {
+            let deaf = "table inet deaf {\nchain in {\ntype filter hook prerouting priority -300;\n\
+                        tcp sport 7 tcp flags syn / fin,syn,rst counter drop\n}\n}\n";
+            nft_load(deaf, &[]).unwrap();
+        });
+        let opening = lab.client.run(|| {
+            let open = |from: IpAddr| {
+                thread::spawn(move || {
+                    let mut connection = Connection::open_patiently(from);
+                    connection.ping();
+                    connection.host
+                })
+            };
+            [client4(1), client6(1)].map(open)
+        });
+        let half_open =
+            |host: &Host| host.netns.run(|| run("ss", &["-Htn", "state", "syn-recv"]).lines().count());
+        wait_until(|| half_open(&lab.a) == 2);
+        let b_mac = lab.b.mac;
+        lab.b.becomes(Standing::Incoming);
+        lab.a.becomes(Standing::Relaying(b_mac));
+        lab.client.run(|| run("nft", &["delete", "table", "inet", "deaf"]));
+        let hosts = opening.map(|thread| thread.join().unwrap());
+        if answers_again == 0 {
+            assert_eq!(hosts, [B, B]);
+        } else {
+            println!("opened by {hosts:?}");
+        }
+    }
+}
+
+/// A router tells the sender that a packet was too large: the host on which the connection lives hears it,
+/// though the slice is another's.
+#[test]
+fn errors_about_a_moving_connection_reach_its_host() {
+    let mut lab = Lab::new(true);
+    let clients = [client4(1), client6(1)];
+    let mut connections = lab.client.run(move || clients.map(Connection::open));
+    lab.b.becomes(Standing::Shared);
+    lab.a.becomes(Standing::Moving);
+    let heard = |host: &Host| {
+        host.netns.run(|| {
+            let count = |file: &str, name: &str| -> u64 {
+                let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+                let line = text.lines().find(|l| l.starts_with(name)).unwrap();
+                line.split_whitespace().last().unwrap().parse().unwrap()
+            };
+            // The third type of message, and "packet too big".
+            [count("snmp6", "Icmp6InPktTooBigs"), unreachable_heard()]
+        })
+    };
+    let ports: Vec<u16> = connections.iter().map(|c| c.stream.local_addr().unwrap().port()).collect();
+    let before = heard(&lab.a);
+    lab.client.run(move || {
+        let socket = wire::frame_socket();
+        let (IpAddr::V4(client4), IpAddr::V6(client6)) = (clients[0], clients[1]) else { panic!() };
+        let from_vip = |port: u16| [&PORT.to_be_bytes()[..], &port.to_be_bytes(), &[0; 16]].concat();
+        let quoted = ip4(VIP4, client4, TCP, 0, &from_vip(ports[0]));
+        let error = icmp4("192.0.2.200".parse().unwrap(), 3, &quoted);
+        wire::send(&socket, DEVICE, &for_cluster(ETH_IP, &error));
+        let quoted = ip6(VIP6, client6, TCP, &from_vip(ports[1]));
+        let error = icmp6("2001:db8::99".parse().unwrap(), 2, &quoted);
+        wire::send(&socket, DEVICE, &for_cluster(ETH_IP6, &error));
+    });
+    wait_until(|| heard(&lab.a) == before.map(|n| n + 1));
+    connections.iter_mut().for_each(Connection::ping);
+}
+
+/// How many messages of ICMP type 3 the namespace of the thread has received.
+fn unreachable_heard() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|l| l.starts_with("Icmp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split(' ').position(|name| name == "InDestUnreachs").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
 }

@@ -53,9 +53,11 @@ impl Plan<'_> {
                     "Packets of slices on the move.",
                     vec![
                         rule(
-                            "Established, or an error about such a connection. The mark has done its work.",
+                            "Established, be it by this very packet, or an error about such a connection. One that \
+                             is only half open here may be open elsewhere: a segment that does not fit would be \
+                             answered with a reset. The mark has done its work.",
                             "lives here",
-                            vec![Statement::Known, Statement::SetMark(0), accept()],
+                            vec![Statement::Known, Statement::Assured, Statement::SetMark(0), accept()],
                         ),
                         rule(
                             "It may live on another host. What is dropped here leaves no entry in conntrack.",

@@ -56,8 +56,7 @@ impl Wire {
              ether saddr {sentinel} counter comment \"sentinel\"\n}}\n}}\n"
         );
         nft_load(&observer, &[]).unwrap();
-        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        Self { socket, sentinels: [0, 0] }
+        Self { socket: frame_socket(), sentinels: [0, 0] }
     }
 
     /// Whether a frame that arrives at the service device gets past the rules.
@@ -91,26 +90,36 @@ impl Wire {
     }
 
     pub fn send(&self, device: &str, frame: &[u8]) {
-        // SAFETY: all its fields are numbers, and zero is one.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = if_nametoindex(device).unwrap() as i32;
-        // SAFETY: frame and address are valid for the lengths given.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
-        };
-        // The sender of a frame that an egress rule drops is told ENOBUFS.
-        let error = std::io::Error::last_os_error();
-        let dropped = sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS);
-        assert!(dropped || sent == frame.len() as isize, "{sent}: {error}");
+        send(&self.socket, device, frame);
     }
+}
+
+/// A socket to send frames by.
+pub fn frame_socket() -> OwnedFd {
+    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap()
+}
+
+/// Sends a frame as it is.
+pub fn send(socket: &OwnedFd, device: &str, frame: &[u8]) {
+    // SAFETY: all its fields are numbers, and zero is one.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = if_nametoindex(device).unwrap() as i32;
+    // SAFETY: frame and address are valid for the lengths given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of_val(&address) as u32,
+        )
+    };
+    // The sender of a frame that an egress rule drops is told ENOBUFS.
+    let error = std::io::Error::last_os_error();
+    let dropped = sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS);
+    assert!(dropped || sent == frame.len() as isize, "{sent}: {error}");
 }
 
 /// What the observer has counted of one kind of frames.
