@@ -51,7 +51,7 @@ fn a_newcomer_that_slept_has_not_listened() {
         at(4990, cut(&[1], &[0], 150)),
         at(5105, Fault::Pause { host: 0, ms: 780, kernel_goes_on: true }),
     ];
-    let broken = |rule: Option<Mutation>| violations(40, rule, &plan, &config(2, Partition::Serve));
+    let broken = |rule: Option<Mutation>| violations(100, rule, &plan, &config(2, Partition::Serve));
     assert_eq!(broken(None), []);
     assert!(broken(Some(Mutation::SleepListens)).iter().any(|v| v.property == "never two owners"));
 }
