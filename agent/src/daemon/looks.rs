@@ -9,7 +9,7 @@ use onemac_core::report::{Claims, Left};
 use onemac_core::time::Time;
 use onemac_definition::Definition;
 use onemac_rules::netlink::Netfilter as Rules;
-
+use onemac_rules::netlink::Connection;
 use tokio::sync::mpsc;
 
 use super::Terms;
@@ -70,11 +70,7 @@ impl Looks {
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
             let at = clock::now();
-            let seen = Rules::open().and_then(|mut rules| {
-                let _ = &mut rules;
-                let _ = &definition.vips;
-                Ok(Vec::new())
-            });
+            let seen = Rules::open().and_then(|mut rules| rules.connections(&definition.vips));
             let seen = match seen {
                 Ok(connections) => Some(sort(&definition, seed, &connections)),
                 Err(error) => {
@@ -140,17 +136,4 @@ fn look(at: Time, seen: &Seen, node: &Node) -> Look {
         }
     }
     Look { at, alive, left }
-}
-
-/// stub
-#[derive(Debug)]
-pub struct Connection {
-    pub client: std::net::IpAddr,
-    pub port: u16,
-    pub age: Option<Duration>,
-}
-impl Connection {
-    pub fn is_live(&self) -> bool {
-        true
-    }
 }

@@ -130,12 +130,13 @@ impl Node {
             let free = mine.minus(&others.claims).minus(&others.relayed_elsewhere);
             let leaving = next.accepted.minus(&mine);
             next.accepted = if may_acquire { free } else { next.accepted.and(&mine) };
-            self.send_off(service, &leaving, &mut next);
+            self.send_off(service, &leaving, held, &others.claims, &mut next);
             if may_acquire {
                 // Who claims a slice and relays it to us as well is in the middle of a change; if that is one
                 // of taking it back, it must not meet an open door.
                 let changing = others.relayed_to_us.minus(&held.incoming);
-                next.incoming = next.incoming.or(&mine.and(&others.claims).minus(&changing));
+                let served = others.claims.or(&others.relayed_elsewhere);
+                next.incoming = next.incoming.or(&mine.and(&served).minus(&changing));
             }
         }
         self.keep_relaying(service, held, &mut next);
@@ -153,27 +154,39 @@ impl Node {
 
     /// Finds a way for slices that are no longer ours: relayed if their owner is ready, kept for a while if
     /// it may get ready, released otherwise.
-    fn send_off(&self, service: &str, leaving: &SliceSet, next: &mut Holding) {
-        let Some(table) = self.table(service).filter(|_| !leaving.is_empty()) else { return };
-        for slice in leaving.iter() {
+    ///
+    /// What we relay and nobody claims is as much ours to send off as what we accept: by the agreement, its
+    /// former next owner does not take it any more.
+    fn send_off(
+        &self,
+        service: &str,
+        leaving: &SliceSet,
+        held: &Holding,
+        claimed: &SliceSet,
+        next: &mut Holding,
+    ) {
+        let all = leaving.or(&held.all_relayed().minus(&held.accepted).minus(claimed).minus(&next.accepted));
+        let Some(table) = self.table(service).filter(|_| !all.is_empty()) else { return };
+        for slice in all.iter() {
             let Some(owner) = table.owner(slice).and_then(|name| self.peers.get(name)) else { continue };
             if !owner.alive {
                 continue;
             }
             if is_ready(&owner.report, service, slice) {
                 next.relayed.entry(owner.report.host.clone()).or_default().insert(slice);
-            } else if self.patient_until.is_some() {
+            } else if self.patient_until.is_some() && leaving.contains(slice) {
                 next.accepted.insert(slice);
             }
         }
     }
 
-    /// Goes on relaying to those who are ready, unless the view names somebody else.
+    /// Goes on relaying to those who are ready, until somebody else is whom the view names.
     fn keep_relaying(&self, service: &str, held: &Holding, next: &mut Holding) {
-        let table = self.table(service).filter(|_| self.agreed);
+        let table = self.table(service).filter(|_| self.agreed && self.patient_until.is_none());
         for (to, slices) in &held.relayed {
             let Some(peer) = self.peers.get(to).filter(|p| p.alive) else { continue };
-            for slice in slices.iter().filter(|&s| !next.accepted.contains(s)) {
+            let open = slices.minus(&next.accepted).minus(&next.all_relayed());
+            for slice in open.iter() {
                 let still_theirs = table.is_none_or(|t| t.owner(slice) == Some(to.as_str()));
                 if still_theirs && is_ready(&peer.report, service, slice) {
                     next.relayed.entry(to.clone()).or_default().insert(slice);
