@@ -110,6 +110,7 @@ impl Crowd {
         })?;
         let crowd = Self { shared, patience: load.patience, thread: Some(thread) };
         crowd.wait_open().context("the crowd did not come together")?;
+        crowd.report().ensure_unbroken("at the start")?;
         Ok(crowd)
     }
 
@@ -121,8 +122,7 @@ impl Crowd {
             Ok(ready || state.failed.is_some())
         });
         self.ensure_kept()?;
-        opened.with_context(|| self.report().to_string())?;
-        self.report().ensure_unbroken("at the start")
+        opened.map(drop).with_context(|| self.report().to_string())
     }
 
     fn ensure_kept(&self) -> Result<()> {
@@ -191,10 +191,14 @@ impl Crowd {
             Ok(leaving.iter().all(|slot| state.connections[*slot].has_ended()))
         });
         ended.with_context(|| format!("connections on h{host} do not end: {}", self.report()))?;
-        let count = leaving.len();
-        lock(&self.shared).missing.extend(leaving);
+        lock(&self.shared).missing.extend(&leaving);
         self.wait_open()?;
-        Ok(count)
+        // Others may have been broken before; that is for their report.
+        let state = lock(&self.shared);
+        let failed = leaving.iter().filter(|slot| state.connections[**slot].has_ended()).count();
+        drop(state);
+        ensure!(failed == 0, "{failed} of {} could not be opened again: {}", leaving.len(), self.report());
+        Ok(leaving.len())
     }
 
     /// Ends all connections in order and tells what was.
