@@ -8,8 +8,8 @@ use onemac_core::node::{Input, Look, Node};
 use onemac_core::report::{Claims, Left};
 use onemac_core::time::Time;
 use onemac_definition::Definition;
-use onemac_rules::netlink::Netfilter as Rules;
 use onemac_rules::netlink::Connection;
+use onemac_rules::netlink::Netfilter as Rules;
 use tokio::sync::mpsc;
 
 use super::Terms;

@@ -56,6 +56,8 @@ enum Rule {
     AwakeListening,
     FreshAnswers,
     Probation,
+    Relays,
+    Silence,
 }
 
 impl Rule {
@@ -72,6 +74,8 @@ impl Rule {
             Rule::AwakeListening => Mutation::SleepListens,
             Rule::FreshAnswers => Mutation::OldAnswers,
             Rule::Probation => Mutation::NoProbation,
+            Rule::Relays => Mutation::RelaysUnheeded,
+            Rule::Silence => Mutation::ResetsAll,
         }
     }
 }

@@ -58,6 +58,16 @@ fn a_silent_host_taken_for_dead_although_it_had_stopped_answering() {
 }
 
 #[test]
+fn slices_taken_while_they_are_sent_on_to_a_third_host() {
+    is_caught(Mutation::RelaysUnheeded);
+}
+
+#[test]
+fn connections_reset_that_live_elsewhere() {
+    is_caught(Mutation::ResetsAll);
+}
+
+#[test]
 fn a_failing_run_is_told_with_fewer_faults_that_break_the_same_promise() {
     let (config, faults, violation) = (0..SEEDS)
         .find_map(|seed| {

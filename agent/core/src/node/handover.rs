@@ -145,7 +145,9 @@ impl Node {
         next.taking = next.accepted.and(&others.relayed_to_us);
         if self.connections.follows(service) {
             let shared = if self.agreed { others.moving } else { others.moving.or(&held.shared) };
-            next.shared = next.accepted.and(&shared);
+            if !self.broken(Broken::ResetsAll) {
+                next.shared = next.accepted.and(&shared);
+            }
             let lived_here = held.accepted.or(&held.connections());
             next.moving = lived_here.minus(&next.accepted).minus(&self.connections.ended(service));
         }
@@ -213,7 +215,9 @@ impl Node {
             add(&mut all.moving, &report.moving);
             for (to, claims) in &report.relayed {
                 let ours = *to == self.me;
-                add(if ours { &mut all.relayed_to_us } else { &mut all.relayed_elsewhere }, claims);
+                if ours || !self.broken(Broken::RelaysUnheeded) {
+                    add(if ours { &mut all.relayed_to_us } else { &mut all.relayed_elsewhere }, claims);
+                }
             }
         }
         all

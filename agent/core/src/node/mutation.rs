@@ -25,6 +25,10 @@ pub enum Mutation {
     SleepListens,
     /// What was answered to an earlier entry into a view counts for a later one.
     OldAnswers,
+    /// What others send on to a third host counts for nothing.
+    RelaysUnheeded,
+    /// Connections that live elsewhere are reset.
+    ResetsAll,
     /// With [`super::Partition::Majority`]: acknowledgements count from the first one.
     NoProbation,
 }

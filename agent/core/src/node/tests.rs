@@ -80,6 +80,8 @@ struct World {
     no_gaps: bool,
     /// What a host has served once goes on to live there.
     connections_stay: bool,
+    /// The agent of this host dies after so many more actions.
+    dies_after: Option<(usize, u32)>,
     /// What the agents kept, by host.
     memory: BTreeMap<usize, Box<Memory>>,
 }
@@ -127,6 +129,7 @@ impl World {
             partition: Partition::Serve,
             no_gaps: false,
             connections_stay: false,
+            dies_after: None,
             memory: BTreeMap::new(),
         }
     }
@@ -175,6 +178,14 @@ impl World {
     fn carry_out(&mut self, i: usize) {
         let mut sent = false;
         while let Some(action) = self.hosts[i].node.as_mut().and_then(Node::poll_action) {
+            match &mut self.dies_after {
+                Some((host, 0)) if *host == i => {
+                    self.dies_after = None;
+                    return self.kill(i);
+                }
+                Some((host, left)) if *host == i => *left -= 1,
+                _ => {}
+            }
             match action {
                 Action::Publish { report, to } => {
                     sent = true;

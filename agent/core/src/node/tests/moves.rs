@@ -197,3 +197,33 @@ fn an_agent_that_goes_on_without_hearing_anybody_lets_its_lease_end() {
     world.run(3000, "alone");
     assert_eq!(owned(&world, 1), SLICES);
 }
+
+/// A move, during which the agent of one host dies after so many actions; whether it came to that.
+fn dies_during_a_move(host: usize, actions: u32, comes_back: bool) -> bool {
+    let mut world = settled(4);
+    world.connections_stay = true;
+    world.dies_after = Some((host, actions));
+    let story = format!("ns{host} dies after {actions} actions, comes back: {comes_back}");
+    world.feed(1, Input::Drain { service: None });
+    world.run(400, &story);
+    let died = world.dies_after.take().is_none();
+    if died && comes_back {
+        let after_ms = u64::from(actions * 13 % 90);
+        world.restart(host, after_ms);
+    }
+    // The usual bound: three expiries and six heartbeats.
+    world.run(3 * TIMING.expiry().as_millis() as u64 + 600, &story);
+    assert_eq!(world.uncovered(), 0, "{story}");
+    let alive = (0..4).filter_map(|i| world.hosts[i].node.as_ref());
+    assert!(alive.into_iter().all(Node::agreed), "{story}");
+    died
+}
+
+/// At every action of the core: of the host that gives, and of one that takes.
+#[test]
+fn an_agent_may_die_at_any_step_of_a_move() {
+    for (host, comes_back) in [(1, false), (1, true), (2, false), (2, true)] {
+        let steps = (0..200).take_while(|&actions| dies_during_a_move(host, actions, comes_back)).count();
+        assert!((10..200).contains(&steps), "{steps} steps of ns{host}");
+    }
+}
