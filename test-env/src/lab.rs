@@ -270,7 +270,8 @@ impl Lab {
         let mut owned = 0;
         for name in &living {
             let status = self.host_named(name)?.status()?;
-            ensure!(status["state"] == "serving", "{name} is {}", status["state"]);
+            let takes_part = status["state"] == "serving" || status["state"] == "draining";
+            ensure!(takes_part, "{name} is {}", status["state"]);
             ensure!(status["view"]["agreed"] == true, "{name} is not agreed: view {}", status["view"]);
             let alive: BTreeSet<String> = status["hosts"]
                 .as_array()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use onemac_core::node::{Action, Change, Input, Node, Recipients};
-use onemac_core::report::Report;
+use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
@@ -155,11 +155,12 @@ impl Driver {
                     // A supervisor and a process group often signal the same wish twice.
                     match told_to_leave {
                         Some(at) if clock::now().since(at) < SAME_WISH => continue,
-                        Some(_) => {
+                        // It may have been asked to stay in between.
+                        Some(_) if self.node.state() == HostState::Leaving => {
                             tracing::warn!("told twice to end: ending without a hand-over");
                             return Ok(());
                         }
-                        None => told_to_leave = Some(clock::now()),
+                        _ => told_to_leave = Some(clock::now()),
                     }
                     notify(&[NotifyState::Stopping]);
                     self.feed(Input::Leave).await;

@@ -530,7 +530,7 @@ impl Node {
         }
         let taken_over = || self.empty_seq.is_some_and(|seq| self.everyone_heard(seq)) && self.all_claimed();
         let lived_out = self.lived_out();
-        if now.since(since) >= self.leave_limit() && lived_out || lived_out && taken_over() {
+        if lived_out && (now.since(since) >= self.leave_limit() || taken_over()) {
             self.stop();
         }
     }
