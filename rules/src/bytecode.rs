@@ -37,6 +37,8 @@ use Attribute::{Bytes, Device, Text, U8, U32};
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 /// Where a statement leaves its value.
 const REG: u32 = libc::NFT_REG_1 as u32;
+/// Behind the first four bytes of it.
+const REG_SECOND: u32 = libc::NFT_REG32_01 as u32;
 /// Where a hash finds its input.
 const REG_HASHED: u32 = libc::NFT_REG_2 as u32;
 
@@ -50,15 +52,24 @@ const TYPE_INTEGER: u32 = 4;
 const TYPE_IPADDR: u32 = 7;
 const TYPE_IP6ADDR: u32 = 8;
 const TYPE_ETHERADDR: u32 = 9;
+const TYPE_INET_PROTOCOL: u32 = 12;
+const TYPE_INET_SERVICE: u32 = 13;
 const TYPE_ICMP_TYPE: u32 = 14;
 const TYPE_MARK: u32 = 19;
 const TYPE_IFINDEX: u32 = 20;
 const TYPE_ICMP6_TYPE: u32 = 29;
+/// Several in one key stand in one number, so many bits each.
+const TYPE_BITS: u32 = 6;
 
 /// nft's numbers for expressions in `typeof` (enum expr_types in its expression.h).
 const EXPR_VERDICT: u32 = 1;
 const EXPR_PAYLOAD: u32 = 7;
+const EXPR_CONCAT: u32 = 13;
 const EXPR_NUMGEN: u32 = 23;
+/// And for byte orders (enum byteorder in its datatype.h).
+const ORDER_NONE: u32 = 0;
+const ORDER_HOST: u32 = 1;
+const ORDER_NETWORK: u32 = 2;
 /// nft's numbers of a header and a field of it (enum proto_desc_id, enum ether_hdr_fields in its proto.h).
 const PROTO_ETHER: u32 = 17;
 const ETHER_DADDR: u32 = 1;
@@ -227,6 +238,18 @@ impl Expr {
                 code.push(load(bytes, REG));
             }
             Self::Raw(bytes) => code.push(load(bytes, REG)),
+            Self::Bits(bytes, bits) => {
+                code.push(load(bytes, REG));
+                code.push(mask(&bits.to_be_bytes()));
+            }
+            Self::RawPair(first, second) => {
+                code.push(load(first, REG));
+                code.push(load(second, REG_SECOND));
+            }
+            Self::ProtocolPort => {
+                code.push(meta(libc::NFT_META_L4PROTO));
+                code.push(load(RawField { base: Base::Transport, offset: 2, len: 2 }, REG_SECOND));
+            }
             Self::Jhash { of, modulus, seed } => {
                 let len = match of {
                     Hashed::Field(field) => {
@@ -360,6 +383,7 @@ impl Field {
             Self::IpDaddr => (Network, 16, 4, Needs::Ethertype(ETH_P_IP)),
             Self::Ip6Saddr => (Network, 8, 16, Needs::Ethertype(ETH_P_IPV6)),
             Self::Ip6Daddr => (Network, 24, 16, Needs::Ethertype(ETH_P_IPV6)),
+            Self::Ip6NextHeader => (Network, 6, 1, Needs::Ethertype(ETH_P_IPV6)),
             Self::ArpSaddrEther => (Network, 8, 6, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpSaddrIp => (Network, 14, 4, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpDaddrIp => (Network, 24, 4, Needs::Ethertype(ETH_P_ARP)),
@@ -407,6 +431,8 @@ impl KeyType {
             Self::IcmpType => TYPE_ICMP_TYPE,
             Self::Icmpv6Type => TYPE_ICMP6_TYPE,
             Self::Slice { .. } | Self::Raw(_) => TYPE_INTEGER,
+            Self::RawPair(..) => TYPE_INTEGER << TYPE_BITS | TYPE_INTEGER,
+            Self::ProtocolPort => TYPE_INET_PROTOCOL << TYPE_BITS | TYPE_INET_SERVICE,
         }
     }
 
@@ -417,6 +443,8 @@ impl KeyType {
             Self::Ipv6 => 16,
             Self::IcmpType | Self::Icmpv6Type => 1,
             Self::Raw(field) => field.len,
+            Self::RawPair(a, b) => a.len.next_multiple_of(4) + b.len.next_multiple_of(4),
+            Self::ProtocolPort => 8,
         }
     }
 
@@ -424,18 +452,58 @@ impl KeyType {
         matches!(self, Self::Device | Self::Mark | Self::Slice { .. })
     }
 
-    /// The `typeof` expression as nft keeps it: its kind, and its parameters by number.
-    fn typeof_expression(self) -> Option<(u32, Vec<u32>)> {
+    /// The byte order of the key, as nft keeps it.
+    fn order(self) -> u32 {
+        match self {
+            Self::RawPair(..) | Self::ProtocolPort => ORDER_NONE,
+            _ if self.is_host_order() => ORDER_HOST,
+            _ => ORDER_NETWORK,
+        }
+    }
+
+    /// The expression that the key is declared by, as nft keeps it.
+    fn declared_by(self) -> Option<Vec<u8>> {
         match self {
             // Incremental, modulus, offset.
-            Self::Slice { of } => Some((EXPR_NUMGEN, vec![0, of, 0])),
-            // No protocol, no field of it, base, offset and length in bits.
-            Self::Raw(raw) => {
-                Some((EXPR_PAYLOAD, vec![0, 0, raw.base.number() + 1, raw.offset * 8, raw.len * 8]))
+            Self::Slice { of } => Some(expression_userdata(EXPR_NUMGEN, &numbers(&[0, of, 0]))),
+            Self::Raw(raw) => Some(payload_userdata(raw)),
+            Self::RawPair(first, second) => {
+                let mut parts = Vec::new();
+                for (number, raw) in (0..).zip([first, second]) {
+                    put(&mut parts, number, &payload_userdata(raw));
+                }
+                Some(expression_userdata(EXPR_CONCAT, &parts))
             }
+            // Of several types; the number of the type says which.
+            Self::ProtocolPort => Some(expression_userdata(EXPR_CONCAT, &[])),
             _ => None,
         }
     }
+}
+
+/// No protocol, no field of it, base, offset and length in bits.
+fn payload_userdata(raw: RawField) -> Vec<u8> {
+    let base = raw.base.number() + 1;
+    expression_userdata(EXPR_PAYLOAD, &numbers(&[0, 0, base, raw.offset * 8, raw.len * 8]))
+}
+
+/// An expression in user data: its kind, and what it consists of.
+fn expression_userdata(kind: u32, parts: &[u8]) -> Vec<u8> {
+    const TYPEOF_EXPR: u32 = 0;
+    const TYPEOF_DATA: u32 = 1;
+    let mut data = Vec::new();
+    put_u32(&mut data, TYPEOF_EXPR, kind);
+    put(&mut data, TYPEOF_DATA, parts);
+    data
+}
+
+/// Parameters by number.
+fn numbers(parameters: &[u32]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for (number, parameter) in (0..).zip(parameters) {
+        put_u32(&mut data, number, *parameter);
+    }
+    data
 }
 
 impl Set {
@@ -449,37 +517,25 @@ impl Set {
 
     /// What nft keeps with the set: byte order and expression of its key, and the comment.
     pub(crate) fn userdata(&self) -> Vec<u8> {
-        const HOST: u32 = 1;
-        const NETWORK: u32 = 2;
-        const TYPEOF_EXPR: u32 = 0;
-        const TYPEOF_DATA: u32 = 1;
-        let put_typeof = |data: &mut Vec<u8>, kind: u32, expression: u32, parameters: Vec<u32>| {
-            let mut inner = Vec::new();
-            for (number, parameter) in (0..).zip(parameters) {
-                put_u32(&mut inner, number, parameter);
-            }
-            let mut outer = Vec::new();
-            put_u32(&mut outer, TYPEOF_EXPR, expression);
-            put(&mut outer, TYPEOF_DATA, &inner);
-            put(data, kind, &outer);
-        };
         let mut data = Vec::new();
-        let order = if self.key.is_host_order() { HOST } else { NETWORK };
-        put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, order);
+        put_u32(&mut data, sys::NFTNL_UDATA_SET_KEYBYTEORDER, self.key.order());
         match self.data {
             None => {}
-            Some(DataType::Verdict) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, 0),
-            Some(DataType::Mac) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, NETWORK),
+            Some(DataType::Verdict) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, ORDER_NONE),
+            Some(DataType::Mac) => put_u32(&mut data, sys::NFTNL_UDATA_SET_DATABYTEORDER, ORDER_NETWORK),
         }
-        if let Some((expression, parameters)) = self.key.typeof_expression() {
-            put_typeof(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, expression, parameters);
+        if let Some(expression) = self.key.declared_by() {
+            put(&mut data, sys::NFTNL_UDATA_SET_KEY_TYPEOF, &expression);
         }
         if let Some(kind) = self.data {
-            let (expression, parameters) = match kind {
-                DataType::Verdict => (EXPR_VERDICT, Vec::new()),
-                DataType::Mac => (EXPR_PAYLOAD, vec![PROTO_ETHER, ETHER_DADDR]),
+            let expression = match kind {
+                DataType::Verdict => expression_userdata(EXPR_VERDICT, &[]),
+                DataType::Mac => expression_userdata(EXPR_PAYLOAD, &numbers(&[PROTO_ETHER, ETHER_DADDR])),
             };
-            put_typeof(&mut data, sys::NFTNL_UDATA_SET_DATA_TYPEOF, expression, parameters);
+            // With `type` in place of `typeof` nft keeps none.
+            if self.key != KeyType::ProtocolPort {
+                put(&mut data, sys::NFTNL_UDATA_SET_DATA_TYPEOF, &expression);
+            }
             put_u32(&mut data, sys::NFTNL_UDATA_SET_DATA_INTERVAL, 0);
         }
         put_text(&mut data, sys::NFTNL_UDATA_SET_COMMENT, &self.comment);

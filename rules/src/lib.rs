@@ -14,5 +14,5 @@ pub mod sysctl;
 mod text;
 mod wanted;
 
-pub use model::MacAddr;
+pub use model::{MacAddr, Protocol};
 pub use wanted::{Lease, RELAYED_FOR, Service, Standing, TABLE, Wanted, ruleset};

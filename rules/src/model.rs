@@ -127,6 +127,36 @@ pub enum KeyType {
     },
     /// Raw bytes of the packet, `typeof @base,offset,length`.
     Raw(RawField),
+    /// The same, twice: one after the other, each filled up to a multiple of four bytes.
+    RawPair(RawField, RawField),
+    /// `type inet_proto . inet_service`
+    ProtocolPort,
+}
+
+/// A protocol that has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// Its number in IP headers.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// Its name as nft shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Bytes of the packet that nft has no name for.
@@ -187,6 +217,10 @@ pub enum Key {
     Named(u8, &'static str),
     /// Raw bytes.
     Raw(Vec<u8>),
+    /// Raw bytes, twice.
+    RawPair(Vec<u8>, Vec<u8>),
+    /// A protocol, and a port of it.
+    ProtocolPort(Protocol, u16),
 }
 
 /// A chain of rules.
@@ -293,6 +327,12 @@ pub enum Expr {
     Field(Field),
     /// Bytes that it does not.
     Raw(RawField),
+    /// `@base,offset,length & mask`: some bits of two such bytes.
+    Bits(RawField, u16),
+    /// Bytes, and after them others.
+    RawPair(RawField, RawField),
+    /// `meta l4proto . th dport`: the protocol, and the port that the packet goes to.
+    ProtocolPort,
     /// `jhash of mod modulus seed seed`: `(jhash(bytes, seed) * modulus) >> 32`.
     Jhash {
         /// What is hashed, the bytes as on the wire.
@@ -344,6 +384,7 @@ pub enum Field {
     IpProtocol,
     Ip6Saddr,
     Ip6Daddr,
+    Ip6NextHeader,
     ArpSaddrEther,
     ArpSaddrIp,
     ArpDaddrIp,
@@ -427,6 +468,8 @@ impl Key {
             Self::Slice(n) => n.to_string(),
             Self::Named(_, name) => (*name).to_owned(),
             Self::Raw(bytes) => crate::text::hex(bytes),
+            Self::RawPair(a, b) => format!("{} . {}", crate::text::hex(a), crate::text::hex(b)),
+            Self::ProtocolPort(protocol, port) => format!("{} . {port}", protocol.name()),
         }
     }
 }

@@ -139,6 +139,8 @@ impl KeyType {
             Self::Icmpv6Type => "type icmpv6_type".into(),
             Self::Slice { of } => format!("typeof numgen inc mod {of}"),
             Self::Raw(field) => format!("typeof {}", field.to_nft()),
+            Self::RawPair(a, b) => format!("typeof {} . {}", a.to_nft(), b.to_nft()),
+            Self::ProtocolPort => "type inet_proto . inet_service".into(),
         }
     }
 }
@@ -183,7 +185,11 @@ impl Statement {
             Self::Compare(left, op, right) => {
                 let op = match op {
                     // After `&` the sign must be there.
-                    Op::Eq if matches!(left, Expr::Ip4Fragment | Expr::Ip4FragmentOffset) => "== ",
+                    Op::Eq
+                        if matches!(left, Expr::Ip4Fragment | Expr::Ip4FragmentOffset | Expr::Bits(..)) =>
+                    {
+                        "== "
+                    }
                     Op::Eq => "",
                     Op::Ne => "!= ",
                     Op::Lt => "< ",
@@ -228,6 +234,9 @@ impl Expr {
         match self {
             Self::Field(field) => field.to_nft().into(),
             Self::Raw(raw) => raw.to_nft(),
+            Self::Bits(raw, mask) => format!("{} & {mask:#x}", raw.to_nft()),
+            Self::RawPair(a, b) => format!("{} . {}", a.to_nft(), b.to_nft()),
+            Self::ProtocolPort => "meta l4proto . th dport".into(),
             Self::Jhash { of, modulus, seed } => {
                 let of = match of {
                     Hashed::Field(field) => field.to_nft().into(),
@@ -272,6 +281,7 @@ impl Field {
             Self::IpProtocol => "ip protocol",
             Self::Ip6Saddr => "ip6 saddr",
             Self::Ip6Daddr => "ip6 daddr",
+            Self::Ip6NextHeader => "ip6 nexthdr",
             Self::ArpSaddrEther => "arp saddr ether",
             Self::ArpSaddrIp => "arp saddr ip",
             Self::ArpDaddrIp => "arp daddr ip",

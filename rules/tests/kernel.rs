@@ -64,24 +64,29 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         any::<([u8; 6], [u8; 6], u32)>(),
         prop::collection::vec(vip, 1..5),
         (4u32..=12).prop_map(|power| 1 << power),
-        (any::<u64>(), any::<bool>()),
+        (any::<u64>(), any::<bool>(), 0usize..3),
         prop::option::of(lease),
     )
-        .prop_map(|(device, (device_mac, cluster_mac, seed), vips, slices, (which, tracked), lease)| {
-            Wanted {
+        .prop_map(
+            |(device, (device_mac, cluster_mac, seed), vips, slices, (which, tracked, more), lease)| Wanted {
                 device: device.into(),
                 device_mac: device_mac.into(),
                 cluster_mac: cluster_mac.into(),
                 vips,
                 slices,
                 seed,
-                services: vec![Service {
-                    slices: (0..slices).map(|n| (n, EACH[(which.rotate_left(n) % 7) as usize])).collect(),
-                    ..Service::everything("default", tracked)
-                }],
+                services: services()
+                    .into_iter()
+                    .skip(more)
+                    .map(|service| Service {
+                        slices: (0..slices).map(|n| (n, EACH[(which.rotate_left(n) % 7) as usize])).collect(),
+                        tracked,
+                        ..service
+                    })
+                    .collect(),
                 lease,
-            }
-        })
+            },
+        )
 }
 
 fn agree(name: &str, wanted: &Wanted) {

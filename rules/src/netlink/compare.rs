@@ -237,7 +237,7 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
         KeyType::Device => number().map(|n| format!("device with index {n}")),
         KeyType::Mark => number().map(|n| format!("{n:#x}")),
         KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
-        KeyType::Raw(_) => None,
+        KeyType::Raw(_) | KeyType::RawPair(..) | KeyType::ProtocolPort => None,
     }
     .unwrap_or_else(|| crate::text::hex(bytes))
 }

@@ -169,7 +169,8 @@ fn attribute(mut list: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-#[cfg(all(test, target_endian = "little"))]
+#[cfg(test)]
+#[cfg(target_endian = "little")]
 mod tests {
     use super::*;
 

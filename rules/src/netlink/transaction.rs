@@ -344,6 +344,13 @@ fn raw_elements(elements: &[Element], key: KeyType, resolve: Resolve<'_>) -> Res
         .collect()
 }
 
+/// A part of a key, in as many registers as it needs.
+fn filled_up(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
 /// A key as the kernel compares it.
 pub(crate) fn raw_key(key: &Key, kind: KeyType, resolve: Resolve<'_>) -> Result<Vec<u8>, Error> {
     let bytes = match key {
@@ -353,6 +360,10 @@ pub(crate) fn raw_key(key: &Key, kind: KeyType, resolve: Resolve<'_>) -> Result<
         Key::Slice(n) => n.to_ne_bytes().to_vec(),
         Key::Named(n, _) => vec![*n],
         Key::Raw(bytes) => bytes.clone(),
+        Key::RawPair(a, b) => [filled_up(a), filled_up(b)].concat(),
+        Key::ProtocolPort(protocol, port) => {
+            [filled_up(&[protocol.number()]), filled_up(&port.to_be_bytes())].concat()
+        }
     };
     debug_assert_eq!(bytes.len(), kind.len() as usize, "{key:?} in a set of {kind:?}");
     Ok(bytes)

@@ -2,7 +2,9 @@
 
 use super::{
     FIRST_ICMPV6_INFORMATIONAL, ICMP_ERRORS, IPPROTO_ICMPV6, ND_SOLICIT, PACKET_HOST, Plan, Service,
-    TARGETS6, VIPS4, VIPS4_RAW, VIPS6, drop, goto, rule,
+    TARGETS6, VIPS4, VIPS4_RAW, VIPS6, drop, goto,
+    ports::{QUOTED_PORT4, QUOTED_PORT6, QuotedPort},
+    rule,
 };
 use crate::model::*;
 
@@ -10,12 +12,12 @@ use crate::model::*;
 const INGRESS_PRIORITY: i32 = -500;
 
 /// The first byte of an IPv4 header without options: version 4, 5 words.
-const IP4_FIRST: RawField = RawField { base: Base::Network, offset: 0, len: 1 };
-const IP4_PLAIN: u8 = 0x45;
+pub(super) const IP4_FIRST: RawField = RawField { base: Base::Network, offset: 0, len: 1 };
+pub(super) const IP4_PLAIN: u8 = 0x45;
 /// The fields that the first look needs, as raw bytes: their names would make nft look at the frame's
 /// protocol before, which costs more than the first byte of the header.
 const IP4_PROTOCOL: RawField = RawField { base: Base::Network, offset: 9, len: 1 };
-const IP4_SADDR: RawField = RawField { base: Base::Network, offset: 12, len: 4 };
+pub(super) const IP4_SADDR: RawField = RawField { base: Base::Network, offset: 12, len: 4 };
 pub(super) const IP4_DADDR: RawField = RawField { base: Base::Network, offset: 16, len: 4 };
 
 /// The target address in a neighbour solicitation or advertisement: 40 bytes of IPv6 header, 8 of ICMPv6
@@ -25,9 +27,9 @@ pub(super) const ND_TARGET: RawField = RawField { base: Base::Network, offset: 4
 
 /// Destination of the packet that an ICMP error quotes: 8 bytes of ICMP, then 16 into the quoted IPv4
 /// header. The options of the quoted header come later and do not move it (RFC 792).
-const QUOTED_DADDR: RawField = RawField { base: Base::Transport, offset: 24, len: 4 };
+pub(super) const QUOTED_DADDR: RawField = RawField { base: Base::Transport, offset: 24, len: 4 };
 /// The same for ICMPv6: 8 bytes, then 24 into the quoted header (RFC 4443, RFC 8200).
-const QUOTED_DADDR6: RawField = RawField { base: Base::Transport, offset: 32, len: 16 };
+pub(super) const QUOTED_DADDR6: RawField = RawField { base: Base::Transport, offset: 32, len: 16 };
 
 const IPPROTO_ICMP: u8 = 1;
 
@@ -35,6 +37,7 @@ impl Plan<'_> {
     pub(super) fn ingress(&self) -> Chain {
         let mut rules = Vec::new();
         if !self.vips4.is_empty() {
+            rules.extend(self.by_port4());
             rules.push(rule(
                 "The first look, and for most packets the last: IPv4 without options (0x45), for a shared \
                  address (daddr), not ICMP (protocol), by its client (saddr).",
@@ -53,6 +56,7 @@ impl Plan<'_> {
             ));
         }
         if !self.vips6.is_empty() {
+            rules.extend(self.by_port6());
             rules.push(rule(
                 "The first look for IPv6. l4proto looks behind extension headers.",
                 "ip6 saddr says whose",
@@ -124,7 +128,7 @@ impl Plan<'_> {
             hook: None,
             comment: "second look at packets for a shared IPv4 address".into(),
             why: "For a shared IPv4 address, and not plain enough for the first look.".into(),
-            rules: self.second_look(error, QUOTED_DADDR, Field::IpSaddr),
+            rules: self.second_look(error, QUOTED_PORT4, QUOTED_DADDR, Field::IpSaddr),
         }
     }
 
@@ -138,26 +142,38 @@ impl Plan<'_> {
             hook: None,
             comment: "second look at packets for a shared IPv6 address".into(),
             why: "For a shared IPv6 address: ICMPv6, solicitations among it.".into(),
-            rules: self.second_look(error, QUOTED_DADDR6, Field::Ip6Saddr),
+            rules: self.second_look(error, QUOTED_PORT6, QUOTED_DADDR6, Field::Ip6Saddr),
         }
     }
 
     /// The rules of `vip4` and `vip6`. A quotation that is too short to be read does not match, and so falls
     /// through to the rule that judges by source.
-    fn second_look(&self, error: Vec<Statement>, quoted: RawField, saddr: Field) -> Vec<Rule> {
-        vec![
-            rule(
-                "An error comes from any router: the client is the destination of the packet it quotes.",
-                "the destination of the quoted packet says whose",
-                error.into_iter().chain([self.judge(Hashed::Raw(quoted))]).collect(),
-            ),
+    fn second_look(
+        &self,
+        error: Vec<Statement>,
+        quoted_port: QuotedPort,
+        quoted: RawField,
+        saddr: Field,
+    ) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        rules.extend(self.by_quoted_port(&error, quoted_port));
+        rules.push(rule(
+            "An error comes from any router: the client is the destination of the packet it quotes.",
+            "the destination of the quoted packet says whose",
+            error.into_iter().chain([self.judge(Hashed::Raw(quoted))]).collect(),
+        ));
+        if saddr == Field::IpSaddr {
+            rules.extend(self.by_port_with_options());
+        }
+        rules.extend([
             rule(
                 "All else by its source: echo requests, fragments, errors without a readable quotation.",
                 "the source says whose",
                 vec![self.judge(Hashed::Field(saddr))],
             ),
             unlisted(),
-        ]
+        ]);
+        rules
     }
 
     pub(super) fn asked4(&self) -> Chain {
@@ -178,19 +194,19 @@ impl Plan<'_> {
         }
     }
 
-    /// The service that takes what no other does.
-    fn rest(&self) -> &Service {
-        &self.wanted.services[0]
+    /// From the client's address to the verdict on its slice, of the service that takes the rest.
+    fn judge(&self, of: Hashed) -> Statement {
+        self.judge_for(&self.rest, of)
     }
 
-    /// From the client's address to the verdict on its slice.
-    fn judge(&self, of: Hashed) -> Statement {
-        Statement::Vmap(self.slice_of(of), self.rest().slices_map())
+    /// The same for any service.
+    pub(super) fn judge_for(&self, service: &Service, of: Hashed) -> Statement {
+        Statement::Vmap(self.slice_of(of), service.slices_map())
     }
 }
 
 /// What stands behind each last look.
-fn unlisted() -> Rule {
+pub(super) fn unlisted() -> Rule {
     rule(
         "A slice that the map does not have: better silent than two owners.",
         "guard: slice is not in the map",

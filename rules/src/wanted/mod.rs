@@ -5,6 +5,7 @@
 
 mod egress;
 mod look;
+mod ports;
 mod service;
 mod sets;
 mod standing;
@@ -43,6 +44,9 @@ const VIPS6: &str = "vips6";
 const TARGETS6: &str = "targets6";
 const ICMP_ERRORS: &str = "icmp_errors";
 const ND_ANNOUNCING: &str = "nd_announcing";
+const SERVICES: &str = "services";
+const QUOTED4: &str = "quoted4";
+const QUOTED6: &str = "quoted6";
 const CAME_FLOODED: &str = "came_flooded";
 const CAME_RELAYED: &str = "came_relayed";
 
@@ -68,7 +72,7 @@ pub struct Wanted {
     pub slices: u32,
     /// Seed of the hash.
     pub seed: u32,
-    /// What becomes of the packets. Exactly one service for now: it takes everything.
+    /// What becomes of the packets, service by service.
     pub services: Vec<Service>,
     /// For how long anything is accepted or relayed; `None` is not at all.
     pub lease: Option<Lease>,
@@ -152,12 +156,17 @@ struct Plan<'a> {
     vips6: BTreeSet<Ipv6Addr>,
     /// Whether connections of any service are followed.
     tracked: bool,
+    /// The service that takes what no other does.
+    rest: Service,
 }
 
 impl<'a> Plan<'a> {
     fn new(wanted: &'a Wanted) -> Self {
         let tracked = wanted.services.iter().any(|s| s.tracked);
-        let mut plan = Self { wanted, vips4: BTreeSet::new(), vips6: BTreeSet::new(), tracked };
+        let rest = wanted.services.iter().find(|s| s.ports.is_none());
+        // Without one, what no other takes is foreign.
+        let rest = rest.cloned().unwrap_or_else(|| Service::everything("default", false));
+        let mut plan = Self { wanted, vips4: BTreeSet::new(), vips6: BTreeSet::new(), tracked, rest };
         for vip in &wanted.vips {
             match vip {
                 IpAddr::V4(v4) => plan.vips4.insert(*v4),
@@ -176,9 +185,20 @@ impl<'a> Plan<'a> {
         if !self.vips6.is_empty() {
             chains.push(self.vip6());
         }
+        chains.extend(self.services());
         chains.extend(self.standings());
         chains.push(self.egress());
         chains
+    }
+
+    /// All services, the one that takes the rest among them.
+    fn all(&self) -> impl Iterator<Item = &Service> {
+        self.by_port().chain([&self.rest])
+    }
+
+    /// The services that take certain ports.
+    fn by_port(&self) -> impl Iterator<Item = &Service> {
+        self.wanted.services.iter().filter(|service| service.ports.is_some())
     }
 
     /// From the client's address to its slice.

@@ -37,6 +37,10 @@ pub struct Service {
     /// Whether its TCP connections are followed, so that they survive when slices move. Without that nothing
     /// uses conntrack, and [`Standing::Shared`] is as own, [`Standing::Moving`] as foreign.
     pub tracked: bool,
+    /// The ports that it takes; `None` is everything that no other service takes, and with it what has no port:
+    /// ARP, neighbour discovery, ICMP, fragments. Exactly one service of a host has `None`. A port that two
+    /// services name is the first one's.
+    pub ports: Option<Vec<(Protocol, u16)>>,
     /// What becomes of each slice; one that is missing is foreign.
     pub slices: BTreeMap<u32, Standing>,
 }
@@ -44,7 +48,7 @@ pub struct Service {
 impl Service {
     /// A service that takes everything that comes for the shared addresses, and of which nothing is ours yet.
     pub fn everything(name: &str, tracked: bool) -> Self {
-        Self { name: name.into(), tracked, slices: BTreeMap::new() }
+        Self { name: name.into(), tracked, ports: None, slices: BTreeMap::new() }
     }
 
     /// What becomes of a slice.
@@ -66,6 +70,16 @@ impl Service {
     /// Name of the map from relayed slices to the MAC addresses of their new owners.
     pub(crate) fn relays_map(&self) -> String {
         self.own("relays")
+    }
+
+    /// Name of the chain that looks for the slice of what comes by one of its ports.
+    pub(crate) fn chain(&self) -> String {
+        self.own("service")
+    }
+
+    /// The same for errors about what was sent from there.
+    pub(crate) fn errors_chain(&self) -> String {
+        self.own("errors")
     }
 
     /// Name of the chain that relays.

@@ -67,7 +67,8 @@ impl Plan<'_> {
                 why,
             ));
         }
-        for service in &self.wanted.services {
+        sets.extend(self.port_maps());
+        for service in self.all() {
             sets.extend(self.slices(service));
         }
         for (name, time, comment, why) in [
@@ -160,6 +161,6 @@ pub(super) fn fixed(name: &str, key: KeyType, keys: Vec<Key>, comment: &str, why
 }
 
 /// Room to spare: the kernel makes its buckets by the declared size, and fuller ones mean longer look-ups.
-fn room_for(elements: usize) -> u32 {
+pub(super) fn room_for(elements: usize) -> u32 {
     (2 * elements).next_power_of_two().max(64) as u32
 }

@@ -13,8 +13,8 @@ const RELAYED: &str = "relayed";
 const FINGERPRINT: &str = "fingerprint";
 
 const ARP: Value = Value::Named2(0x0806, "arp");
-const IP: Value = Value::Named2(0x0800, "ip");
-const IP6: Value = Value::Named2(0x86dd, "ip6");
+pub(super) const IP: Value = Value::Named2(0x0800, "ip");
+pub(super) const IP6: Value = Value::Named2(0x86dd, "ip6");
 const TCP: Value = Value::Named(6, "tcp");
 
 /// What a fingerprint is made of: of IPv4 everything from the packet's number on, of IPv6 the source and
@@ -48,7 +48,7 @@ impl Plan<'_> {
             chains.extend([self.shared(), self.moving()]);
         }
         chains.extend([self.taking(), self.incoming(), self.relayed(), self.fingerprint()]);
-        chains.extend(self.wanted.services.iter().map(|service| self.relaying(service)));
+        chains.extend(self.all().map(|service| self.relaying(service)));
         chains
     }
 

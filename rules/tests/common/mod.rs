@@ -16,7 +16,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use onemac_rules::{Lease, MacAddr, Service, Standing, Wanted};
+use onemac_rules::{Lease, MacAddr, Protocol, Service, Standing, Wanted};
 
 /// Name of the service device in the namespace.
 pub const DEVICE: &str = "eth0";
@@ -113,6 +113,24 @@ pub fn everything() -> Service {
     Service::everything("default", true)
 }
 
+/// A nameserver and a web server, and what is left: with a slice in each standing, each from another on.
+pub fn services() -> Vec<Service> {
+    let slices = |first: u32| (0..7).map(|n| ((first + n) % 16, EACH[n as usize])).collect();
+    vec![
+        Service {
+            ports: Some(vec![(Protocol::Udp, 53)]),
+            slices: slices(0),
+            ..Service::everything("dns", false)
+        },
+        Service {
+            ports: Some(vec![(Protocol::Tcp, 80), (Protocol::Tcp, 443), (Protocol::Udp, 443)]),
+            slices: slices(5),
+            ..Service::everything("web", true)
+        },
+        Service { slices: slices(10), ..everything() },
+    ]
+}
+
 /// Another host.
 pub const PEER: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x99]);
 
@@ -168,6 +186,7 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
             },
         ),
         ("v6", wanted(&["2001:db8::53"])),
+        ("services", Wanted { slices: 16, services: services(), ..wanted(&["192.0.2.53", "2001:db8::53"]) }),
         (
             "32-vips",
             Wanted {
