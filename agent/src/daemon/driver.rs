@@ -153,14 +153,14 @@ impl Driver {
                 },
                 () = inputs.signals.end.wished() => {
                     // A supervisor and a process group often signal the same wish twice.
-                    match told_to_leave {
+                    // It may have been asked to stay in between.
+                    match told_to_leave.filter(|_| self.node.state() == HostState::Leaving) {
                         Some(at) if clock::now().since(at) < SAME_WISH => continue,
-                        // It may have been asked to stay in between.
-                        Some(_) if self.node.state() == HostState::Leaving => {
+                        Some(_) => {
                             tracing::warn!("told twice to end: ending without a hand-over");
                             return Ok(());
                         }
-                        _ => told_to_leave = Some(clock::now()),
+                        None => told_to_leave = Some(clock::now()),
                     }
                     notify(&[NotifyState::Stopping]);
                     self.feed(Input::Leave).await;
