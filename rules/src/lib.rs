@@ -12,6 +12,7 @@ pub mod model;
 pub mod netlink;
 pub mod sysctl;
 mod text;
+mod userdata;
 mod wanted;
 
 pub use model::{MacAddr, Protocol};

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
+use onemac_rules::{Lease, Protocol, Service, Standing, Wanted, ruleset};
 
 use crate::lab::{self, CLUSTER_MAC, DEVICE, DEVICE_MAC, MULTICAST_MAC, VIP4, VIP6};
 use crate::product::{Product, Shape};
@@ -177,6 +180,79 @@ fn told(product: &Product, vip: IpAddr) -> Result<Share> {
         }
     }
     Ok(Share::Told(rejected))
+}
+
+/// The rules for what `onemac plan` can not be asked for: some services, under a lease.
+fn of_services(services: Vec<Service>) -> String {
+    let wanted = Wanted {
+        device: DEVICE.into(),
+        device_mac: DEVICE_MAC.into(),
+        cluster_mac: CLUSTER_MAC.into(),
+        vips: vec![VIP4.into(), VIP6.into()],
+        slices: SLICES,
+        seed: 0x5eed_0dec,
+        services,
+        // Until 2096; each turn begins with a fresh one.
+        lease: Some(Lease {
+            timeout: Duration::from_secs(3600),
+            deadline_unix_ns: 4_007_750_399_000_000_000,
+        }),
+    };
+    ruleset(&wanted).to_nft()
+}
+
+const SLICES: u32 = 1024;
+
+/// The port of the UDP frames, and that of the TCP frames, as a service of their own beside the rest.
+fn by_port(name: &str) -> Service {
+    let ports = Some(vec![(Protocol::Udp, 53), (Protocol::Tcp, 80)]);
+    Service { ports, ..Service::everything(name, true) }
+}
+
+/// The product with a quarter of the slices of two services: the frames are for the one with a port, or for
+/// the rest.
+pub fn ours_by_port() -> Vec<Contender> {
+    let quarter = |service: Service| service.owning((0..SLICES).step_by(4));
+    let elsewhere = Some(vec![(Protocol::Tcp, 25)]);
+    [
+        ("onemac, two services", "frames for a service with a port", by_port("web")),
+        (
+            "onemac, two services, the rest",
+            "frames for the service that takes the rest",
+            Service { ports: elsewhere, ..Service::everything("mail", true) },
+        ),
+    ]
+    .map(|(name, what, service)| {
+        let services = vec![quarter(service), quarter(Service::everything("default", true))];
+        Contender::new(name, what, Rules::Nft(of_services(services)))
+    })
+    .into()
+}
+
+/// What is done with packets that are accepted, all the same way: they end behind all rules of local delivery.
+const SINK: &str =
+    "table inet sink {\n chain input {\n  type filter hook input priority 100; policy drop;\n }\n}\n";
+
+/// The product, accepting, with and without connections that are followed; and nobody in its place.
+pub fn accepting() -> Vec<Contender> {
+    let all = |standing, tracked| {
+        let slices = (0..SLICES).map(|n| (n, standing)).collect();
+        of_services(vec![Service { slices, ..Service::everything("default", tracked) }])
+    };
+    [
+        ("no rules", "nothing but the end that all have", String::new()),
+        ("own, untracked", "no connection is followed", all(Standing::Own, false)),
+        ("own", "connections are followed", all(Standing::Own, true)),
+        ("shared", "a slice that has come lately", all(Standing::Shared, true)),
+    ]
+    .map(|(name, what, text)| Contender {
+        // The device itself has the address here.
+        mac: DEVICE_MAC,
+        share: Share::None,
+        witness: Witness::Input,
+        ..Contender::new(name, what, Rules::Nft(text + SINK))
+    })
+    .into()
 }
 
 /// Everybody else. Needs the namespace, to see whether the kernel has xt_cluster.

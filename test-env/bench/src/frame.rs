@@ -11,7 +11,12 @@ pub enum Transport {
     Udp,
     /// A SYN to port 80.
     Tcp,
+    /// A segment without data of a connection to port 80.
+    Ack,
 }
+
+/// The port that all frames come from.
+pub const CLIENT_PORT: u16 = 0x9c40;
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -86,9 +91,10 @@ fn segment(client: IpAddr, vip: IpAddr, transport: Transport) -> Vec<u8> {
             bytes.extend([0x11; 40]);
             (bytes, 6, UDP)
         }
-        Transport::Tcp => {
+        Transport::Tcp | Transport::Ack => {
+            let flags = if transport == Transport::Tcp { 0x02 } else { 0x10 };
             let mut bytes =
-                vec![0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0, 0, 0, 0];
+                vec![0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, flags, 0xff, 0xff, 0, 0, 0, 0];
             bytes.extend([2, 4, 5, 0xb4]);
             (bytes, 16, TCP)
         }

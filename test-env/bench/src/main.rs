@@ -52,6 +52,9 @@ struct Args {
     /// Measure the emulation of xt_cluster, as on a kernel that lacks it.
     #[arg(long)]
     emulate_xt_cluster: bool,
+    /// Measure packets that are accepted: what it costs that connections are followed. No promises.
+    #[arg(long)]
+    accepted: bool,
     /// Also measure this nft file (device "service"; it must let some of 10.0.0.0/8 pass and drop others).
     #[arg(long = "try", value_name = "FILE")]
     tries: Vec<PathBuf>,
@@ -74,12 +77,25 @@ fn run(args: &Args) -> Result<bool> {
     ensure!(args.rounds > 0 && args.frames > 0, "--rounds and --frames must be at least 1");
     let (rounds, frames) = if args.quick { (2, 20_000) } else { (args.rounds, args.frames) };
     let effort = Effort { rounds, frames, batch: args.batch, transport: args.transport };
+    if args.accepted {
+        let lab = Lab::enter()?;
+        lab::pin(args.core)?;
+        let figures = measure::accepted(&lab, &contender::accepting(), effort)?;
+        let outcome = report::Outcome { figures, promises: Vec::new(), effort, judged: false };
+        if args.json {
+            println!("{}", outcome.json()?);
+        } else {
+            print!("{}", outcome.table());
+        }
+        return Ok(true);
+    }
     // The product is asked before there is a namespace: it needs none for this.
     let ours = contender::ours()?;
     let lab = Lab::enter()?;
     lab::pin(args.core)?;
     let mut contenders = contender::rivals(&args.iptables, args.emulate_xt_cluster)?;
     contenders.extend(ours);
+    contenders.extend(contender::ours_by_port());
     for file in &args.tries {
         contenders.push(Contender::from_file(file)?);
     }

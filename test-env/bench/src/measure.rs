@@ -55,6 +55,10 @@ pub fn all(lab: &Lab, contenders: &[Contender], effort: Effort) -> Result<Vec<Fi
     for contender in contenders {
         turns.push(prepare(lab, contender, effort)?);
     }
+    rounds(lab, &turns, effort)
+}
+
+fn rounds(lab: &Lab, turns: &[Turn<'_>], effort: Effort) -> Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = turns
         .iter()
         .map(|turn| Figure {
@@ -73,6 +77,51 @@ pub fn all(lab: &Lab, contenders: &[Contender], effort: Effort) -> Result<Vec<Fi
         }
     }
     Ok(figures)
+}
+
+/// The same for packets that are accepted: that every client arrives, and what that takes.
+///
+/// # Errors
+/// As [`all`].
+pub fn accepted(lab: &Lab, contenders: &[Contender], effort: Effort) -> Result<Vec<Figure>> {
+    let clients: Vec<IpAddr> = (0..CLIENTS as u32).map(|n| client(contenders[0].vip, n)).collect();
+    if effort.transport == Transport::Ack {
+        connect(&clients, contenders[0].vip)?;
+    }
+    let mut turns = Vec::new();
+    for contender in contenders {
+        let program = mixed(contender, Action::Pass, &clients, effort.transport)?;
+        let frame = frame::frame(contender.mac, clients[0], contender.vip, effort.transport);
+        contender.load()?;
+        lab::run_with_input("nft", &["-f", "-"], &witness(contender, 50))?;
+        program.run(&frame, lab.ifindex, TRIED * 64, effort.batch)?;
+        let seen = seen(contender.witness)?;
+        contender.unload()?;
+        ensure!(
+            seen.len() == clients.len(),
+            "\"{}\": {} of {} clients arrived",
+            contender.name,
+            seen.len(),
+            clients.len()
+        );
+        turns.push(Turn { contender, frame, program, accepted_clients: clients.len() });
+    }
+    rounds(lab, &turns, effort)
+}
+
+/// Makes conntrack know a connection of each client.
+fn connect(clients: &[IpAddr], vip: IpAddr) -> Result<()> {
+    let lines: String = clients
+        .iter()
+        .map(|client| {
+            format!(
+                "-I -p tcp --state ESTABLISHED --timeout 100000 -u SEEN_REPLY,ASSURED -s {client} -d {vip} \
+                 --sport {} --dport 80\n",
+                frame::CLIENT_PORT
+            )
+        })
+        .collect();
+    lab::run_with_input("conntrack", &["--load-file", "-"], &lines).map(drop)
 }
 
 fn time(lab: &Lab, turn: &Turn, effort: Effort) -> Result<f64> {
@@ -110,7 +159,7 @@ fn prepare<'a>(lab: &Lab, contender: &'a Contender, effort: Effort) -> Result<Tu
         if rules {
             contender.load()?;
         }
-        lab::run_with_input("nft", &["-f", "-"], &witness(contender))?;
+        lab::run_with_input("nft", &["-f", "-"], &witness(contender, 1000))?;
         program.run(&frame, lab.ifindex, frames, effort.batch)?;
         let seen = seen(contender.witness)?;
         contender.unload()?;
@@ -158,8 +207,8 @@ fn mixed(contender: &Contender, action: Action, clients: &[IpAddr], transport: T
     Program::mixed(action, &fields, &rows)
 }
 
-/// A table that notes whom it sees, behind everything else.
-fn witness(contender: &Contender) -> String {
+/// A table that notes whom it sees, behind everything with a lower priority.
+fn witness(contender: &Contender, priority: i32) -> String {
     let (kind, saddr) = match contender.vip {
         IpAddr::V4(_) => ("ipv4_addr", "ip saddr"),
         IpAddr::V6(_) => ("ipv6_addr", "ip6 saddr"),
@@ -167,7 +216,7 @@ fn witness(contender: &Contender) -> String {
     let (family, hook) = witness_place(contender.witness);
     format!(
         "table {family} witness {{\n set seen {{ type {kind}; size {TRIED}; flags dynamic; }}\n chain last \
-         {{\n  type filter hook {hook} priority 1000; policy accept;\n  add @seen {{ {saddr} }} drop\n }}\n}}\n"
+         {{\n  type filter hook {hook} priority {priority}; policy accept;\n  add @seen {{ {saddr} }} drop\n }}\n}}\n"
     )
 }
 

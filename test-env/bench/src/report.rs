@@ -93,8 +93,14 @@ impl Outcome {
     /// For people.
     pub fn table(&self) -> String {
         let bare = self.figures.iter().find(|figure| figure.name == BARE);
-        let mut text =
-            format!("{:<30} {:>8} {:>15} {:>8}\n", "ns per rejected packet", "median", "10-90 %", "x bare");
+        // Where nobody is bare, the first is what the others are compared with.
+        let (of, compared) = match bare {
+            Some(_) => ("rejected", "x bare"),
+            None => ("accepted", "x first"),
+        };
+        let bare = bare.or(self.figures.first());
+        let title = format!("ns per {of} packet");
+        let mut text = format!("{title:<30} {:>8} {:>15} {compared:>8}\n", "median", "10-90 %");
         for figure in &self.figures {
             text += &format!(
                 "{:<30} {:>8.0} {:>7.0}-{:<7.0} {:>8}\n",
