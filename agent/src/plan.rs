@@ -1,6 +1,6 @@
 //! What `run` would install, without installing it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use onemac_core::ownership::{self, Candidate, Table};
 use onemac_definition::{Definition, Host};
@@ -27,8 +27,10 @@ pub struct Plan {
     pub nft: String,
     /// How many slices there are.
     pub slices: u32,
-    /// The slices that the host accepts.
+    /// The slices of `default`, the service of everything that no other takes, that the host accepts.
     pub owned: Vec<u32>,
+    /// The slices that the host accepts, by service.
+    pub services: BTreeMap<String, Vec<u32>>,
     /// Nothing yet: director mode is to come.
     pub ipvs: Vec<String>,
 }
@@ -68,12 +70,15 @@ pub fn table(definition: &Definition, service: &str, alive: &[String]) -> Table 
 
 /// The plan for `host`. `wanted` carries what is the same whoever is alive.
 pub fn plan(definition: &Definition, host: &Host, alive: Vec<String>, wanted: Wanted) -> Plan {
-    let table = table(definition, crate::setup::DEFAULT_SERVICE, &alive);
-    let owned: BTreeSet<u32> = match alive.contains(&host.name) {
-        true => table.slices_of(&host.name).collect(),
-        false => BTreeSet::new(),
+    let owned_of = |service: &str| -> Vec<u32> {
+        match alive.contains(&host.name) {
+            true => table(definition, service, &alive).slices_of(&host.name).collect(),
+            false => Vec::new(),
+        }
     };
-    let services = wanted.services.iter().map(|service| service.owning(owned.iter().copied())).collect();
+    let owned: BTreeMap<String, Vec<u32>> =
+        wanted.services.iter().map(|s| (s.name.clone(), owned_of(&s.name))).collect();
+    let services = wanted.services.iter().map(|s| s.owning(owned[&s.name].iter().copied())).collect();
     let has = |v4: bool| definition.vips.iter().any(|vip| vip.is_ipv4() == v4);
     let tracked = wanted.services.iter().any(|service| service.tracked);
     let settings = sysctl::wanted(&host.interface, SHARED_DEVICE, has(true), has(false), tracked);
@@ -91,7 +96,8 @@ pub fn plan(definition: &Definition, host: &Host, alive: Vec<String>, wanted: Wa
         },
         sysctls: settings.iter().map(setting).collect(),
         slices: definition.slices,
-        owned: owned.iter().copied().collect(),
+        owned: owned.get(crate::setup::DEFAULT_SERVICE).cloned().unwrap_or_default(),
+        services: owned,
         nft: ruleset(&Wanted { services, ..wanted }).to_nft(),
         ipvs: Vec::new(),
     }
@@ -115,7 +121,14 @@ impl Plan {
             self.cluster,
             self.host,
             self.alive.join(", "),
-            self.owned.len(),
+            self.services
+                .iter()
+                .map(|(name, owned)| match self.services.len() {
+                    1 => owned.len().to_string(),
+                    _ => format!("{name} {}", owned.len()),
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
             self.slices,
             self.link.name,
             self.link.kind,

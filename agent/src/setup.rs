@@ -119,12 +119,14 @@ pub fn alive_hosts(definition: &Definition, alive: Option<&[String]>) -> Result<
     names.iter().map(|n| pick_host(definition, Some(n)).map(|h| h.name.clone())).collect()
 }
 
-/// The service names of a definition.
+/// The service names of a definition. What no service takes (other ports, ARP, ICMP) is the service `default`,
+/// last if it is not written down.
 pub fn services(definition: &Definition) -> Vec<String> {
-    match definition.services.as_slice() {
-        [] => vec![DEFAULT_SERVICE.into()],
-        services => services.iter().map(|s| s.name.clone()).collect(),
+    let mut names: Vec<String> = definition.services.iter().map(|s| s.name.clone()).collect();
+    if !names.iter().any(|name| name == DEFAULT_SERVICE) {
+        names.push(DEFAULT_SERVICE.into());
     }
+    names
 }
 
 /// The services as the kernel's rules know them, with nothing accepted yet.
@@ -132,12 +134,27 @@ pub fn kernel_services(definition: &Definition) -> Vec<onemac_rules::Service> {
     let followed = follow(definition).services;
     let service = |name: String| {
         let tracked = followed.contains(&name);
-        onemac_rules::Service::everything(&name, tracked)
+        let written = definition.services.iter().find(|s| s.name == name && !s.ports.is_empty());
+        onemac_rules::Service {
+            ports: written.map(ports),
+            ..onemac_rules::Service::everything(&name, tracked)
+        }
     };
     services(definition).into_iter().map(service).collect()
 }
 
-/// Whose connections are followed: a service of UDP alone has none.
+/// Every port of a service with every protocol of it.
+fn ports(service: &onemac_definition::Service) -> Vec<(onemac_rules::Protocol, u16)> {
+    let ports = || service.ports.iter().flat_map(|range| range.first..=range.last);
+    let protocol = |p: &Protocol| match p {
+        Protocol::Tcp => onemac_rules::Protocol::Tcp,
+        Protocol::Udp => onemac_rules::Protocol::Udp,
+    };
+    service.protocols.iter().flat_map(|p| ports().map(move |port| (protocol(p), port))).collect()
+}
+
+/// Whose connections are followed: a service of UDP alone has none. Neither has `default` where it is not
+/// written down beside other services, for then no server is meant to answer there.
 pub fn follow(definition: &Definition) -> Follow {
     let tcp = |s: &onemac_definition::Service| s.protocols.is_empty() || s.protocols.contains(&Protocol::Tcp);
     let services = match definition.services.as_slice() {

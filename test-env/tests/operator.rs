@@ -36,7 +36,8 @@ fn connect(lab: &Lab, client: Ipv4Addr) -> Result<TcpStream> {
     lab.clients().within(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((client, 0)).into())?;
-        socket.connect_timeout(&SocketAddr::from((addr::VIP4, onemac_test_env::tcp::PORT)).into(), PATIENCE)?;
+        socket
+            .connect_timeout(&SocketAddr::from((addr::VIP4, onemac_test_env::tcp::PORT)).into(), PATIENCE)?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
@@ -106,11 +107,14 @@ fn a_drain_that_waits_tells_what_is_left_and_a_leave_can_be_taken_back() -> Resu
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(waiting.stdout.take().context("no pipe")?).lines();
-    let told = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("1 connection left on slice"));
+    let told =
+        lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("1 connection left on slice"));
     ensure!(told.is_some(), "it did not tell what is left");
     ensure!(row(&host.status()?, &name)?["connections"] == 1, "{}", host.status()?);
     let status = host.status()?;
-    ensure!(status["moving"][0]["connections"] == 1 || status["moving"].as_array().is_some_and(|m| m.len() > 1));
+    ensure!(
+        status["moving"][0]["connections"] == 1 || status["moving"].as_array().is_some_and(|m| m.len() > 1)
+    );
     ask(&mut stream)?;
     ensure!(waiting.try_wait()?.is_none(), "it did not wait");
 
@@ -142,7 +146,9 @@ fn a_definition_is_reloaded_when_all_have_it_and_a_bad_one_changes_nothing() -> 
     second.write_definition(&good)?;
     first.start_agent()?;
     second.start_agent()?;
-    let serves = |host: &Host, slices: u64| -> Result<bool> { Ok(host.status().and_then(|s| owned_slices(&s)).ok() == Some(slices)) };
+    let serves = |host: &Host, slices: u64| -> Result<bool> {
+        Ok(host.status().and_then(|s| owned_slices(&s)).ok() == Some(slices))
+    };
     wait_for(&lab, "two hosts to serve", || Ok(serves(first, 512)? && serves(second, 512)?))?;
 
     std::fs::write(first.definition_path(), format!("{good}\nsliices: 7\n"))?;
@@ -194,7 +200,10 @@ fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
     says(host, 0, &["restart"], &["h2", "same life"])?;
     lab.wait_settled()?;
     let after = host.status()?;
-    ensure!(before["incarnation"] == after["incarnation"] && before["run"] != after["run"], "{before} {after}");
+    ensure!(
+        before["incarnation"] == after["incarnation"] && before["run"] != after["run"],
+        "{before} {after}"
+    );
     ensure!(owned_slices(&before)? == owned_slices(&after)?);
 
     // A definition that it could not start with: it goes on as it is.

@@ -35,10 +35,6 @@ const TABLE: &[Row] = &[
         "the affinities network and client-port are not built yet; use `client`",
     ),
     (
-        |d| top("services", !d.services.is_empty()),
-        "services of their own are not built yet; without the key one service takes every port",
-    ),
-    (
         |d| services(d, "mode", |service| service.mode != Mode::Shared),
         "the modes single and off are not built yet; use `shared`",
     ),

@@ -174,8 +174,6 @@ services:
         [
             "link",
             "affinity",
-            "timing.drain_timeout",
-            "services",
             "services[1].mode",
             "services[1].check",
             "services[2].backends",

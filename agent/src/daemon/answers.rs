@@ -71,8 +71,8 @@ impl Driver {
 
     /// `onemac owner`.
     pub(super) fn owner(&self, client: IpAddr, service: Option<String>) -> Result<Owner, String> {
-        let service = service.unwrap_or_else(|| crate::setup::DEFAULT_SERVICE.into());
         let known = crate::setup::services(&self.terms.definition);
+        let service = service.unwrap_or_else(|| known.first().cloned().unwrap_or_default());
         if !known.contains(&service) {
             return Err(format!("no service `{service}`; the services are {}", known.join(", ")));
         }
