@@ -41,7 +41,7 @@ struct Kernel {
 
 enum Event {
     Wake,
-    Deliver(Report),
+    Deliver(Arc<Report>),
     Kernel(Kernelwork),
     /// Somebody looks at the kernel's connections.
     Look,
@@ -223,7 +223,7 @@ impl World {
                 for _ in 0..copies {
                     let delay = Duration::from_millis(self.dice.roll(slowest));
                     if wanted && self.dice.roll(100) >= self.loss_percent {
-                        self.later(delay, other, Event::Deliver(report.clone()));
+                        self.later(delay, other, Event::Deliver(Arc::new(report.clone())));
                     }
                 }
             }
@@ -281,7 +281,7 @@ impl World {
                         self.feed(host, Input::Tick);
                     }
                 }
-                Event::Deliver(report) => self.feed(host, Input::Heard(Arc::new(report))),
+                Event::Deliver(report) => self.feed(host, Input::Heard(report)),
                 Event::Kernel(work) => self.commit(host, work),
                 Event::Look => {
                     let look = Look { at, alive: self.hosts[host].connections.clone(), ..Look::default() };
