@@ -120,6 +120,7 @@ mod tests {
     fn start() -> Start {
         let with = node::Start {
             host: "a".into(),
+            mac: [2, 0, 0, 0, 0, 1],
             cluster: Cluster {
                 name: "c".into(),
                 definition: DefinitionId([3; 16]),

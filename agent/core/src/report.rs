@@ -49,6 +49,8 @@ pub struct Report {
     pub stamp: Stamp,
     /// The definition that the host runs by.
     pub definition: DefinitionId,
+    /// The MAC address of its service device: where others send what they relay to it.
+    pub mac: [u8; 6],
     /// Where it stands.
     pub state: HostState,
     /// Its weight, 0..=100.
@@ -83,6 +85,7 @@ impl Report {
             host,
             stamp,
             definition,
+            mac: [0; 6],
             state,
             weight: 1,
             listening_ms: 0,

@@ -18,7 +18,7 @@ use super::{Signals, Terms, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
-use crate::gossip::beacon::{Beacon, Seen};
+use crate::gossip::beacon::Beacon;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
@@ -37,7 +37,7 @@ pub struct Inputs {
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
-    pub beacon_reports: mpsc::Receiver<Seen>,
+    pub beacon_reports: mpsc::Receiver<Report>,
     /// Whether the service device has a carrier.
     pub carrier: mpsc::UnboundedReceiver<bool>,
     /// Operators.
@@ -65,8 +65,6 @@ pub struct Driver {
     pub(super) keeper: Keeper,
     pub(super) desk: Desk,
     pub(super) looks: Looks,
-    /// Where frames for each host itself go, as seen on the service wire.
-    macs: BTreeMap<String, [u8; 6]>,
     recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
@@ -101,7 +99,6 @@ impl Driver {
             keeper,
             desk: Desk::new(),
             looks: Looks::new(),
-            macs: BTreeMap::new(),
             recorder,
             wire_heard: BTreeMap::new(),
             committed,
@@ -137,9 +134,8 @@ impl Driver {
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(Seen { report, mac }) = inputs.beacon_reports.recv() => {
+                Some(report) = inputs.beacon_reports.recv() => {
                     self.wire_heard.insert(report.host.clone(), clock::now());
-                    self.macs.insert(report.host.clone(), mac);
                     self.feed(Input::Heard(Arc::new(report))).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
@@ -238,7 +234,7 @@ impl Driver {
 
     fn apply(&mut self, change: Change) {
         self.lease_until = change.lease_until;
-        let services = kernel::services(&self.terms, &change.slices, &self.macs);
+        let services = kernel::services(&self.terms, &change.slices, &|host| self.node.mac_of(host));
         let answer = self.kernel.netfilter.change(services, change.lease_until);
         let committed = self.committed.clone();
         tokio::spawn(async move {

@@ -108,6 +108,7 @@ mod tests {
             weight: 1,
             drained: Default::default(),
             members: Default::default(),
+            gone: Default::default(),
         });
         keeper.keep(Some(memory.clone())).unwrap();
         assert_eq!(Keeper::new(&dir, "a", id).found().unwrap().memory, Some(memory));

@@ -143,6 +143,7 @@ async fn serve(
     let start = Start {
         with: onemac_core::node::Start {
             host: host.name.clone(),
+            mac,
             cluster: setup::cluster(definition),
             timing: setup::timing(definition),
             partition: setup::partition(definition),

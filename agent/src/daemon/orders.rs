@@ -236,7 +236,10 @@ impl Driver {
         all.extend(self.desk.leaving.clone());
         self.voices.wire.set_peers(all);
         let wanted = super::wanted(&definition, &self.terms.host, &self.terms.secret);
-        if let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
+        let services = setup::kernel_services(&self.terms.definition);
+        let same = (&wanted.vips, &wanted.services) == (&self.terms.definition.vips, &services);
+        // Rules that would be the same are not replaced.
+        if !same && let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
             tracing::error!("{error}");
         }
         let id = setup::cluster(&definition).definition;

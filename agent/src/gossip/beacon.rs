@@ -27,15 +27,6 @@ const FRAME_MAX: usize = 1514;
 /// How many heard reports may wait for the loop; more are dropped, and the next heartbeat repeats them.
 const QUEUE: usize = 256;
 
-/// A report that came over the service wire.
-#[derive(Debug)]
-pub struct Seen {
-    /// What it says.
-    pub report: Report,
-    /// The MAC address of the device that sent it: where frames for that host itself go.
-    pub mac: [u8; 6],
-}
-
 /// The sending side.
 pub struct Beacon {
     socket: Arc<PacketSocket>,
@@ -44,7 +35,11 @@ pub struct Beacon {
 
 impl Beacon {
     /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
-    pub fn open(index: u32, mac: [u8; 6], gossip_key: &[u8; 32]) -> io::Result<(Self, mpsc::Receiver<Seen>)> {
+    pub fn open(
+        index: u32,
+        mac: [u8; 6],
+        gossip_key: &[u8; 32],
+    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
         let sealer = FrameSealer::new(gossip_key, mac);
         let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
         let (heard, reports) = mpsc::channel(QUEUE);
@@ -59,15 +54,13 @@ impl Beacon {
     }
 }
 
-fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Seen>) {
+fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Report>) {
     let mut frame = vec![0; FRAME_MAX];
     while !heard.is_closed() {
         match socket.receive(&mut frame, Duration::from_secs(1)) {
             Ok(Some(len)) => {
                 if let Some(report) = sealer.open(&frame[..len]).and_then(super::decode) {
-                    let mut mac = [0; 6];
-                    mac.copy_from_slice(&frame[6..12]);
-                    let _ = heard.try_send(Seen { report, mac });
+                    let _ = heard.try_send(report);
                 }
             }
             Ok(None) => {}

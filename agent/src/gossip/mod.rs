@@ -44,6 +44,7 @@ mod tests {
             host: host(0),
             stamp,
             definition: DefinitionId([1; 16]),
+            mac: [2; 6],
             state: HostState::Serving,
             listening_ms: 60_000,
             weight: 100,

@@ -152,6 +152,7 @@ impl State {
         let mut rules = Rules::open()?;
         let left = if take_over { rules.standings()? } else { None };
         let mut found = Found::default();
+        let left_lease = left.as_ref().and_then(|left| left.lease);
         if let Some(left) = left {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
@@ -162,6 +163,11 @@ impl State {
         }
         let lease_until = found.lease_until;
         let mut state = State { rules, wanted, lease_until, clock_offset: clock_offset() };
+        // What is as it is wanted stays untouched.
+        state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
+        if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
+            return Ok((state, found));
+        }
         state.wanted.lease = state.lease();
         state.rules.install(&ruleset(&state.wanted))?;
         Ok((state, found))

@@ -20,17 +20,21 @@ pub struct Found {
 
 /// All services of a definition, with what the core wants of their slices. A host whose MAC address is not
 /// known can not be sent anything on: what would be is then closed to all but connections.
-pub(crate) fn services(terms: &Terms, holdings: &Holdings, macs: &BTreeMap<String, [u8; 6]>) -> Vec<Service> {
+pub(crate) fn services(
+    terms: &Terms,
+    holdings: &Holdings,
+    mac_of: &dyn Fn(&str) -> Option<[u8; 6]>,
+) -> Vec<Service> {
     let mut services = setup::kernel_services(&terms.definition);
     for service in &mut services {
         let Some(held) = holdings.get(&service.name) else { continue };
-        let all = (0..terms.definition.slices).map(|slice| (slice, standing(held, slice, macs)));
+        let all = (0..terms.definition.slices).map(|slice| (slice, standing(held, slice, mac_of)));
         service.slices = all.filter(|(_, standing)| *standing != Standing::Foreign).collect();
     }
     services
 }
 
-fn standing(held: &Holding, slice: u32, macs: &BTreeMap<String, [u8; 6]>) -> Standing {
+fn standing(held: &Holding, slice: u32, mac_of: &dyn Fn(&str) -> Option<[u8; 6]>) -> Standing {
     match held.standing(slice) {
         CoreStanding::Foreign => Standing::Foreign,
         CoreStanding::Own => Standing::Own,
@@ -39,7 +43,7 @@ fn standing(held: &Holding, slice: u32, macs: &BTreeMap<String, [u8; 6]>) -> Sta
         CoreStanding::Moving => Standing::Moving,
         CoreStanding::Incoming => Standing::Incoming,
         CoreStanding::Relayed(to) => {
-            macs.get(to).map_or(Standing::Moving, |mac| Standing::Relaying(MacAddr(*mac)))
+            mac_of(to).map_or(Standing::Moving, |mac| Standing::Relaying(MacAddr(mac)))
         }
     }
 }

@@ -71,9 +71,10 @@ impl Node {
         }
     }
 
-    /// For how long a slice stays with its old owner while the new one gets ready to take it.
+    /// For how long a slice stays with its old owner while the new one gets ready to take it. It costs nobody
+    /// anything but balance; whoever may not acquire because of an old word can an expiry later.
     fn patience(&self) -> Duration {
-        self.timing.lease / 2
+        self.expiry() * 3 / 2
     }
 
     /// Releases and acquires what the view, the agreement and the others' claims allow.

@@ -35,11 +35,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A host of which the last agent knew that it lives. It has answered nothing yet.
-    pub(super) fn by_memory(now: Time, report: Arc<Report>) -> Self {
+    /// A host of which the last agent knew whether it lives. It has answered nothing yet.
+    pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool) -> Self {
         let (heard, arrived, constant_since) = (now, now, now);
         let (doubted, answered, began, basis) = (None, None, None, None);
-        Peer { report, heard, arrived, alive: true, doubted, answered, began, basis, constant_since }
+        Peer { report, heard, arrived, alive, doubted, answered, began, basis, constant_since }
     }
 }
 

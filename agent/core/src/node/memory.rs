@@ -28,6 +28,8 @@ const NUMBERS: u64 = 10_000;
 pub struct Start {
     /// Its name, one of `cluster.hosts`; a host that is not has weight 0.
     pub host: String,
+    /// The MAC address of its service device.
+    pub mac: [u8; 6],
     /// What the hosts have in common.
     pub cluster: Cluster,
     /// Its durations.
@@ -63,6 +65,8 @@ pub struct Memory {
     pub drained: BTreeSet<String>,
     /// The hosts of the view that it computed with, itself among them.
     pub members: BTreeMap<String, Member>,
+    /// The last words of hosts that had gone by then: gossip may repeat them.
+    pub gone: BTreeMap<String, Stamp>,
 }
 
 impl Node {
@@ -76,7 +80,7 @@ impl Node {
 
     /// Goes on with the life of the last agent.
     pub(super) fn go_on(&mut self, now: Time, memory: Memory, lease_until: Option<Time>) {
-        let Memory { incarnation, seq_limit, weight, drained, members, .. } = memory;
+        let Memory { incarnation, seq_limit, weight, drained, members, gone, .. } = memory;
         self.stamp = Stamp { incarnation, seq: seq_limit };
         self.phase = Phase::Serving;
         self.weight = weight;
@@ -84,7 +88,12 @@ impl Node {
         self.lease.granted = lease_until;
         self.connections.settled(now, &self.held);
         for (name, member) in members.iter().filter(|(name, _)| **name != self.me) {
-            self.peers.insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member))));
+            self.peers
+                .insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member)), true));
+        }
+        for (name, stamp) in gone {
+            let report = Report::plain(name.clone(), stamp, self.cluster.definition, HostState::Left);
+            self.peers.insert(name, Peer::by_memory(now, Arc::new(report), false));
         }
         self.next_expiry = now + self.expiry();
         self.view_seq = seq_limit + 1;
@@ -101,6 +110,11 @@ impl Node {
         let stamp = Stamp { incarnation: member.incarnation, seq: 0 };
         let plain = Report::plain(host.into(), stamp, self.cluster.definition, state);
         Report { weight: member.weight, drained: member.drained.clone(), ..plain }
+    }
+
+    fn gone(&self) -> BTreeMap<String, Stamp> {
+        let gone = self.peers.iter().filter(|(_, p)| !p.alive);
+        gone.map(|(name, p)| (name.clone(), p.report.stamp)).collect()
     }
 
     /// Has kept what the next agent needs, before anybody hears of it.
@@ -129,6 +143,7 @@ impl Node {
             weight: self.weight,
             drained: self.drained.clone(),
             members: view.members.clone(),
+            gone: self.gone(),
         });
         self.remembered = Some(memory.clone());
         self.actions.push_back(Action::Remember(Some(memory)));

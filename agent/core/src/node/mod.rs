@@ -181,6 +181,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Node {
     me: String,
+    mac: [u8; 6],
     cluster: Cluster,
     timing: Timing,
     partition: Partition,
@@ -262,6 +263,7 @@ impl Node {
         let follow = Follow { services, drain_timeout: DRAIN_TIMEOUT };
         let start = Start {
             host: me.into(),
+            mac: [0; 6],
             cluster,
             timing,
             partition,
@@ -276,10 +278,11 @@ impl Node {
 
     /// A host that starts now.
     pub fn start(start: Start, now: Time) -> Self {
-        let Start { host: me, cluster, timing, partition, follow, incarnation, leftover, .. } = start;
+        let Start { host: me, mac, cluster, timing, partition, follow, incarnation, leftover, .. } = start;
         let mut node = Node {
             weight: cluster.hosts.get(&me).copied().unwrap_or(0),
             me,
+            mac,
             voice: Voice::new(cluster.hosts.len()),
             cluster,
             timing,

@@ -107,6 +107,11 @@ impl Node {
         self.is_alive(host)
     }
 
+    /// The MAC address of a host's service device, by its last word.
+    pub fn mac_of(&self, host: &str) -> Option<[u8; 6]> {
+        self.peers.get(host).map(|p| p.report.mac).filter(|mac| *mac != [0; 6])
+    }
+
     /// Whether nothing is on its way between this host's kernel and another's.
     pub fn is_settled(&self) -> bool {
         let still = |h: &Holding| h.all_relayed().is_empty() && h.incoming.is_empty() && h.taking.is_empty();

@@ -103,6 +103,7 @@ impl Node {
             host: self.me.clone(),
             stamp: self.stamp,
             definition: self.cluster.definition,
+            mac: self.mac,
             state: self.state(),
             weight: self.weight,
             listening_ms,

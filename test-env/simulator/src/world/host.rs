@@ -118,6 +118,7 @@ impl World {
         let c = &self.config;
         let start = Start {
             host: name(host),
+            mac: [0; 6],
             cluster,
             timing: c.timing,
             partition: c.partition,

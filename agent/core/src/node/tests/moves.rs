@@ -132,6 +132,7 @@ impl World {
         let kernel = &self.hosts[i].kernel;
         let start = Start {
             host: name(i),
+            mac: [0; 6],
             cluster: self.cluster.clone(),
             timing: TIMING,
             partition: self.partition,
