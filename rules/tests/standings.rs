@@ -404,6 +404,41 @@ fn questions_and_fragments() {
     }
 }
 
+/// A segment in two fragments shares the fate of the first, whichever comes first.
+#[test]
+fn fragments_of_a_segment_stay_together() {
+    for standing in [Standing::Moving, Standing::Shared, Standing::Taking, Standing::Relaying(PEER)] {
+        in_namespace(move || {
+            let mut host = Host::new(standing, true);
+            let_live();
+            for (number, ports, fate) in [(1, LIVING, In), (2, STRANGE, Dropped)] {
+                let segment = tcp4(CLIENT4, ports, ACK, &[SYN; 28])[20..].to_vec();
+                for turned in [false, true] {
+                    let piece = |fragment, bytes: &[u8]| {
+                        let mut packet = ip4(CLIENT4, VIP4, TCP, fragment, bytes);
+                        packet[5] = number * 2 + u8::from(turned);
+                        packet[10..12].fill(0);
+                        let sum = checksum(&packet[..20]);
+                        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                        flooded(ETH_IP, &packet)
+                    };
+                    let mut pieces = [piece(0x2000, &segment[..24]), piece(3, &segment[24..])];
+                    if turned {
+                        pieces.reverse();
+                    }
+                    assert_eq!(
+                        host.fate(&pieces[0]),
+                        Dropped,
+                        "{standing:?}: the first waits for the second"
+                    );
+                    let what = format!("{standing:?}, {ports:?}, turned {turned}");
+                    assert_eq!(host.fate(&pieces[1]), fate, "{what}");
+                }
+            }
+        });
+    }
+}
+
 /// No lease, no service: in no standing does anything pass, in or on.
 #[test]
 fn without_a_lease_nothing_passes_in_any_standing() {
