@@ -87,7 +87,10 @@ impl Looks {
         let (at, seen) = self.results.recv().await?;
         self.looking = false;
         let took = clock::now().since(at);
-        self.due = Some(clock::now() + NEXT.max(took * PAUSE));
+        // What has moved since the look began was not looked at.
+        let unseen = node.moving().values().flat_map(BTreeMap::values).any(|&since| since >= at);
+        let pause = if unseen { FIRST } else { NEXT };
+        self.due = Some(clock::now() + pause.max(took * PAUSE));
         if seen.is_none() && !self.failed {
             tracing::warn!(
                 "can not list this host's connections (is nf_conntrack_netlink there?): slices that have moved \

@@ -99,7 +99,7 @@ fn main() -> Result<ExitCode> {
         missed.extend(moves(&options, &script)?);
     }
     if options.does("death") {
-        let death = trial::death(options.hosts, options.traffic())?;
+        let death = trial::death(&Plan::hosts(options.hosts), options.traffic())?;
         println!("\ndeath of a host: {death}");
         missed.extend(death.ensure_told().err().map(|error| error.to_string()));
     }
@@ -119,7 +119,7 @@ fn moves(options: &Options, script: &Script) -> Result<Vec<String>> {
         script.moves.len()
     );
     let mut missed = Vec::new();
-    let report = trial::moves(options.hosts, script, options.traffic(), |row| {
+    let report = trial::moves(&Plan::hosts(options.hosts), script, options.traffic(), |row| {
         println!("{row}");
         missed.extend(row.ensure_unnoticed().err().map(|error| error.to_string()));
         Ok(())
@@ -137,7 +137,7 @@ fn queries(options: &Options, script: &Script) -> Result<Vec<String>> {
         println!("{:<32} {counts}", "nothing");
         Ok(())
     };
-    trial::queries(options.hosts, script, options.queries, calm, |row| {
+    trial::queries(&Plan::hosts(options.hosts), script, options.queries, calm, |row| {
         let (what, counts) = (row.done.what, row.counts);
         println!("{:<32} {counts}", what.to_string());
         let (times, sent, lost) = by_kind.entry(what.kind()).or_default();

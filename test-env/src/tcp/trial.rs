@@ -83,17 +83,17 @@ impl fmt::Display for Row {
 pub const HEADS: &str =
     "move                             took ms broken  gap ms    new failed waited  connect    echo";
 
-/// Makes the moves of a script at a new cluster of `hosts` hosts under this traffic, and lets each be looked at.
+/// Makes the moves of a script at a new cluster by this plan under this traffic, and lets each be looked at.
 ///
 /// # Errors
 /// When a move can not be made, or `look` fails; the state of every host is then printed.
 pub fn moves(
-    hosts: u8,
+    plan: &Plan,
     script: &Script,
     traffic: Traffic,
     mut look: impl FnMut(&Row) -> Result<()>,
 ) -> Result<Report> {
-    let lab = Lab::build(&Plan::hosts(hosts))?;
+    let lab = Lab::build(plan)?;
     let mut operator = Operator::prepare(&lab, script.seed)?;
     lab.start_echoes()?;
     lab.start_agents()?;
@@ -182,13 +182,13 @@ impl fmt::Display for Death {
     }
 }
 
-/// The power of one of `hosts` hosts goes, under this traffic.
+/// The power of one host of a cluster by this plan goes, under this traffic.
 ///
 /// # Errors
 /// When the others do not divide its share, or its connections do not end within half a minute.
-pub fn death(hosts: u8, traffic: Traffic) -> Result<Death> {
+pub fn death(plan: &Plan, traffic: Traffic) -> Result<Death> {
     const VICTIM: u8 = 2;
-    let lab = Lab::build(&Plan::hosts(hosts))?;
+    let lab = Lab::build(plan)?;
     lab.start_echoes()?;
     lab.start_agents()?;
     lab.wait_settled()?;
@@ -242,19 +242,19 @@ impl Queries {
     }
 }
 
-/// Makes the moves of a script at a new cluster under so many queries a second, and lets each be looked at. Before
+/// Makes the moves of a script at a new cluster by this plan under so many queries a second, and lets each be looked at. Before
 /// them, `calm` sees what the machine does with as many when nothing happens.
 ///
 /// # Errors
 /// When a move can not be made, or a look fails; the state of every host is then printed.
 pub fn queries(
-    hosts: u8,
+    plan: &Plan,
     script: &Script,
     per_second: u32,
     calm: impl FnOnce(Counts) -> Result<()>,
     mut look: impl FnMut(&Queries) -> Result<()>,
 ) -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(hosts))?;
+    let lab = Lab::build(plan)?;
     let mut operator = Operator::prepare(&lab, script.seed)?;
     lab.start_nameservers()?;
     lab.start_agents()?;

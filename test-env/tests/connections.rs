@@ -1,0 +1,62 @@
+//! Nothing that an operator does, and nothing that happens to another host, breaks a connection that lives on a
+//! living host; and where a host is lost, its clients learn it at once.
+//!
+//! With smaller numbers than `test-env/bench/connections`, of which one run says more.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, ensure};
+use onemac_test_env::Plan;
+use onemac_test_env::dns::Counts;
+use onemac_test_env::moves::{Kind, Script};
+use onemac_test_env::tcp::Load;
+use onemac_test_env::tcp::trial::{self, Traffic};
+
+/// One cluster at a time: what waits for a processor waits for no retransmission only by luck.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const TRAFFIC: Traffic = Traffic { load: Load { connections: 300, ..Load::USUAL }, newcomers: 50, seed: 1 };
+
+/// A cluster that forgives a machine that stands still for a second or two, as virtual ones do: with the default lease its
+/// hosts would all begin anew. The bench has the default.
+fn patient(hosts: u8) -> Plan {
+    let mut plan = Plan::hosts(hosts);
+    plan.definition.lease = Some("3s".into());
+    plan
+}
+
+#[test]
+fn moves_break_no_connection_and_turn_nobody_away() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Each kind of move at least once.
+    let script = Script::random(1, 4, 12, &Kind::ALL);
+    let report = trial::moves(&patient(4), &script, TRAFFIC, |row| {
+        eprintln!("{row}");
+        row.ensure_unnoticed()
+    })?;
+    ensure!(report.lost() == 0 && report.alive == 0 && report.sent == report.answered, "{report}");
+    Ok(())
+}
+
+#[test]
+fn a_dead_hosts_clients_are_told_at_once_and_nobody_elses() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let death = trial::death(&patient(4), TRAFFIC)?;
+    eprintln!("{death}");
+    death.ensure_told()
+}
+
+#[test]
+fn drain_resume_weight_and_reload_lose_no_query() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let script = Script::random(2, 3, 6, &[Kind::Drain, Kind::Resume, Kind::Weight, Kind::Reload]);
+    let calm = |counts: Counts| {
+        ensure!(counts.lost == 0, "without any move: {counts}");
+        Ok(())
+    };
+    trial::queries(&patient(3), &script, 1000, calm, |row| {
+        eprintln!("{}: {}", row.done.what, row.counts);
+        ensure!(row.counts.lost == 0, "{}: {}", row.done.what, row.counts);
+        Ok(())
+    })
+}
