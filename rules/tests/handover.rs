@@ -273,6 +273,26 @@ fn without_connections_to_follow_nothing_is_lost_or_doubled_either() {
     }
 }
 
+/// An agent that takes over or has a new definition installs its rules: no instant without the rules that accept, or without the mask.
+#[test]
+fn nothing_is_lost_while_the_rules_are_replaced() {
+    let mut lab = Lab::new(true);
+    let newcomers = Crowd::start(&lab, newcomers);
+    let datagrams = Crowd::start(&lab, datagrams);
+    for standing in [Standing::Own, Standing::Shared] {
+        lab.a.becomes(standing);
+        for round in 0..40 {
+            lab.a.reinstall(round % 2 == 1);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let answers = datagrams.end();
+    let wrong: Vec<_> = answers.iter().filter(|(_, hosts)| **hosts != [A]).collect();
+    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), answers.len());
+    println!("{} datagrams, {} connections", answers.len(), newcomers.end().len());
+    assert!(!lab.learned().iter().any(|(mac, _)| *mac == CLUSTER_MAC.to_string()), "unmasked");
+}
+
 /// SYNs of one connection on both sides of the move: the new owner takes it, unless an answer of the old one
 /// comes to the client first; then that holds. Neither resets it.
 #[test]

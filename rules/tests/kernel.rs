@@ -45,6 +45,33 @@ proptest! {
             agree("a random case", &wanted);
         });
     }
+
+    /// Whatever was there before: one transaction, and then what is wanted.
+    #[test]
+    fn one_follows_the_other(former in any_wanted(), wanted in any_wanted(), kept in any::<[bool; 6]>()) {
+        in_namespace(move || {
+            // Not all is different.
+            let keep = |n: usize| kept[n];
+            let wanted = Wanted {
+                device: DEVICE.into(),
+                device_mac: if keep(0) { former.device_mac } else { wanted.device_mac },
+                cluster_mac: if keep(1) { former.cluster_mac } else { wanted.cluster_mac },
+                vips: if keep(2) { former.vips.clone() } else { wanted.vips },
+                slices: if keep(3) { former.slices } else { wanted.slices },
+                seed: if keep(4) { former.seed } else { wanted.seed },
+                services: if keep(5) { former.services.clone() } else { wanted.services },
+                lease: wanted.lease,
+            };
+            let former = Wanted { device: DEVICE.into(), ..former };
+            let mut netfilter = Netfilter::open().unwrap();
+            netfilter.install(&ruleset(&former)).unwrap();
+            let before = netfilter.generation().unwrap();
+            netfilter.install(&ruleset(&wanted)).unwrap();
+            assert_eq!(netfilter.generation().unwrap(), before + 1, "more than one transaction");
+            assert_eq!(netfilter.verify(&ruleset(&wanted)).unwrap(), []);
+            assert!(!netfilter.disturbed().unwrap());
+        });
+    }
 }
 
 fn any_wanted() -> impl Strategy<Value = Wanted> {
@@ -343,6 +370,25 @@ fn install_replaces_what_an_earlier_run_left() {
         let mut netfilter = Netfilter::open().unwrap();
         netfilter.install(&ruleset(&both())).unwrap();
         assert_eq!(netfilter.verify(&ruleset(&both())).unwrap(), []);
+    });
+}
+
+/// A cluster whose connections nobody follows any more, and back: the second table comes and goes.
+#[test]
+fn a_table_that_is_not_wanted_any_more_goes() {
+    in_namespace(|| {
+        let untracked = Wanted { services: vec![Service::everything("default", false)], ..both() };
+        let mut netfilter = Netfilter::open().unwrap();
+        for (wanted, tables) in [
+            (both(), "table netdev onemac\ntable inet onemac\n"),
+            (untracked, "table netdev onemac\n"),
+            (both(), "table netdev onemac\ntable inet onemac\n"),
+        ] {
+            let before = netfilter.generation().unwrap();
+            netfilter.install(&ruleset(&wanted)).unwrap();
+            assert_eq!(netfilter.generation().unwrap(), before + 1, "not at once");
+            assert_eq!(run("nft", &["list", "tables"]), tables);
+        }
     });
 }
 

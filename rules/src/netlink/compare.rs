@@ -110,11 +110,7 @@ impl Comparison<'_> {
         let data_type = wanted.data.map_or(0, |kind| kind.number_and_len().0);
         self.unequal(place, "data type number", data_type, found.data_type.unwrap_or(0));
         self.unequal(place, "flags", wanted.flags(), found.flags);
-        let timeout = match wanted.timeout {
-            Timeout::All(after) => after.as_millis() as u64,
-            Timeout::Never | Timeout::Some => 0,
-        };
-        self.unequal(place, "timeout in ms", timeout, found.timeout.unwrap_or(0));
+        self.unequal(place, "timeout in ms", timeout(wanted), found.timeout.unwrap_or(0));
         self.unequal(place, "size", wanted.size.unwrap_or(0), found.size.unwrap_or(0));
         let declaration = format!("{} {}", wanted.declaration(), wanted.comment);
         self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
@@ -174,22 +170,7 @@ impl Comparison<'_> {
 
     fn chain(&mut self, place: &str, wanted: &Chain, found: &FoundChain) -> Result<(), Error> {
         self.userdata(place, &wanted.comment, &wanted.userdata(), &found.userdata);
-        let wanted_hook = wanted.hook.as_ref().map_or("no hook".into(), |h| {
-            format!(
-                "type {} hook {} device {} priority {} policy {POLICY_ACCEPT}",
-                FILTER.to_string_lossy(),
-                h.number(),
-                h.device().unwrap_or_default(),
-                h.priority
-            )
-        });
-        let found_hook = found.hook.as_ref().map_or("no hook".into(), |h| {
-            format!(
-                "type {} hook {} device {} priority {} policy {}",
-                h.kind, h.number, h.device, h.priority, h.policy
-            )
-        });
-        self.unequal(place, "", wanted_hook, found_hook);
+        self.unequal(place, "", hook(wanted), found_hook(found));
 
         let expected = |rule: &Rule| expected(self.family, rule);
         let codes: Vec<FoundRule> = wanted.rules.iter().map(expected).collect::<Result<_, _>>()?;
@@ -211,6 +192,57 @@ impl Comparison<'_> {
         }
         Ok(())
     }
+}
+
+/// The hook of a chain in words.
+pub(super) fn hook(chain: &Chain) -> String {
+    chain.hook.as_ref().map_or("no hook".into(), |h| {
+        format!(
+            "type {} hook {} device {} priority {} policy {POLICY_ACCEPT}",
+            FILTER.to_string_lossy(),
+            h.number(),
+            h.device().unwrap_or_default(),
+            h.priority
+        )
+    })
+}
+
+/// The same of a chain that was found.
+pub(super) fn found_hook(chain: &FoundChain) -> String {
+    chain.hook.as_ref().map_or("no hook".into(), |h| {
+        format!(
+            "type {} hook {} device {} priority {} policy {}",
+            h.kind, h.number, h.device, h.priority, h.policy
+        )
+    })
+}
+
+/// Whether a set that was found is declared as wanted, whatever is in it.
+pub(super) fn is_declared(wanted: &Set, found: &FoundSet) -> bool {
+    let wanted_data = wanted.data.map_or(0, |kind| kind.number_and_len().0);
+    wanted.key.number() == found.key_type
+        && wanted.key.len() == found.key_len
+        && wanted_data == found.data_type.unwrap_or(0)
+        && wanted.flags() == found.flags
+        && timeout(wanted) == found.timeout.unwrap_or(0)
+        && wanted.size.unwrap_or(0) == found.size.unwrap_or(0)
+        && wanted.userdata() == found.userdata
+}
+
+/// The default of a set's elements in milliseconds; none is zero.
+fn timeout(set: &Set) -> u64 {
+    match set.timeout {
+        Timeout::All(after) => after.as_millis() as u64,
+        Timeout::Never | Timeout::Some => 0,
+    }
+}
+
+/// Whether a chain has the wanted rules already.
+pub(super) fn has_rules(family: Family, wanted: &Chain, found: Option<&FoundChain>) -> Result<bool, Error> {
+    let Some(found) = found else { return Ok(wanted.rules.is_empty()) };
+    let rules: Vec<FoundRule> =
+        wanted.rules.iter().map(|rule| expected(family, rule)).collect::<Result<_, _>>()?;
+    Ok(rules == found.rules)
 }
 
 /// The rule as it is going to be found.
@@ -243,7 +275,7 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
 }
 
 /// Whether the element that was found leads to what is wanted.
-fn is_same(wanted: Option<&Data>, found: &FoundElement) -> bool {
+pub(super) fn is_same(wanted: Option<&Data>, found: &FoundElement) -> bool {
     let (verdict, data) = match wanted {
         None => (None, None),
         Some(Data::Verdict(v)) => (Some((v.number(), v.chain().unwrap_or_default().to_owned())), None),

@@ -7,6 +7,7 @@
 mod compare;
 mod conntrack;
 mod error;
+mod mend;
 mod object;
 mod read;
 mod socket;
@@ -60,18 +61,32 @@ impl Netfilter {
     /// Replaces our tables by these, then reads them back and compares. A table of ours that is not among them
     /// goes.
     ///
-    /// One transaction that makes each table, deletes it and makes it anew: the same whether there was one
-    /// or not, and no packet sees anything in between. Counters and running leases start over.
+    /// One transaction: no packet sees anything in between. What is there already and as it should be stays, if
+    /// the tables are of the same shape; only then is no packet lost either that is on its way at that moment.
+    /// Else each table is deleted and made anew in that transaction. Running leases start over.
     pub fn install(&mut self, ruleset: &Ruleset) -> Result<(), Error> {
         let hooks = ruleset.tables.iter().flat_map(|t| &t.chains).filter_map(|c| c.hook.as_ref());
         for device in hooks.filter_map(Hook::device) {
             device_index(device)?;
         }
         let superfluous = self.there(&unwanted(ruleset))?;
-        self.commit("install the ruleset", |transaction| {
-            superfluous.iter().try_for_each(|home| transaction.delete(*home))?;
-            ruleset.tables.iter().try_for_each(|table| transaction.replace(table, &device_index))
-        })?;
+        let (found, _) = self.steadily(|socket| read_tables(socket, ruleset))?;
+        let mut write = |mend: bool| {
+            self.commit("install the ruleset", |transaction| {
+                superfluous.iter().try_for_each(|home| transaction.delete(*home))?;
+                for (table, found) in ruleset.tables.iter().zip(&found) {
+                    match found {
+                        Some(found) if mend && mend::fits(table, found) => {
+                            mend::mend(transaction, table, found, &device_index)?;
+                        }
+                        _ => transaction.replace(table, &device_index)?,
+                    }
+                }
+                Ok(())
+            })
+        };
+        // Whatever somebody else has made of it, or does at this moment: anew, then.
+        write(true).or_else(|_| write(false))?;
         match self.verify(ruleset)? {
             differences if differences.is_empty() => Ok(()),
             differences => Err(Error::NotAsInstalled { differences }),
@@ -81,13 +96,7 @@ impl Netfilter {
     /// Reads our tables back and compares them with what is wanted: nothing to report means that the kernel
     /// holds exactly this. Handles, the values of counters, and elements that have expired do not count.
     pub fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Difference>, Error> {
-        let (found, generation) = self.steadily(|socket| {
-            ruleset
-                .tables
-                .iter()
-                .map(|table| read::table(socket, Home::from(table)))
-                .collect::<Result<Vec<_>, _>>()
-        })?;
+        let (found, generation) = self.steadily(|socket| read_tables(socket, ruleset))?;
         self.generation = Some(generation);
         let mut differences: Vec<_> =
             self.there(&unwanted(ruleset))?.into_iter().map(compare::superfluous).collect();
@@ -212,6 +221,9 @@ impl Netfilter {
     ) -> Result<(), Error> {
         let mut transaction = Transaction::new(self.socket.next_sequence());
         write(&mut transaction)?;
+        if transaction.is_empty() {
+            return Ok(());
+        }
         let finished: Finished = transaction.finish();
         self.socket.commit(&finished, what)?;
         // The kernel skips zero.
@@ -235,6 +247,11 @@ impl Netfilter {
         }
         Err(Error::Unsteady { attempts: READ_ATTEMPTS })
     }
+}
+
+/// What is there of the tables of a ruleset, one by one.
+fn read_tables(socket: &mut Socket, ruleset: &Ruleset) -> Result<Vec<Option<read::Found>>, Error> {
+    ruleset.tables.iter().map(|table| read::table(socket, Home::from(table))).collect()
 }
 
 /// Our tables that have no place in this ruleset.

@@ -117,18 +117,28 @@ pub(crate) fn table(home: Home<'_>, userdata: &[u8]) -> Result<Owned<sys::nftnl_
     Ok(object)
 }
 
-/// A chain with its hook and comment.
-pub(crate) fn chain(home: Home<'_>, chain: &Chain) -> Result<Owned<sys::nftnl_chain>, Error> {
-    let (table, name) = (c_string(home.table)?, c_string(&chain.name)?);
-    let device = chain.hook.as_ref().and_then(Hook::device).map(c_string).transpose()?;
-    let userdata = chain.userdata();
+/// A chain as a request names it.
+pub(crate) fn chain_named(home: Home<'_>, name: &str) -> Result<Owned<sys::nftnl_chain>, Error> {
+    let (table, name) = (c_string(home.table)?, c_string(name)?);
     let object = empty_chain();
     let c = object.as_ptr();
-    // SAFETY: the object is valid; libnftnl copies strings and user data.
+    // SAFETY: the object is valid; libnftnl copies strings.
     unsafe {
         sys::nftnl_chain_set_u32(c, sys::NFTNL_CHAIN_FAMILY as u16, home.family_number().into());
         sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_TABLE as u16, table.as_ptr());
         sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_NAME as u16, name.as_ptr());
+    }
+    Ok(object)
+}
+
+/// A chain with its hook and comment.
+pub(crate) fn chain(home: Home<'_>, chain: &Chain) -> Result<Owned<sys::nftnl_chain>, Error> {
+    let device = chain.hook.as_ref().and_then(Hook::device).map(c_string).transpose()?;
+    let userdata = chain.userdata();
+    let object = chain_named(home, &chain.name)?;
+    let c = object.as_ptr();
+    // SAFETY: the object is valid; libnftnl copies strings and user data.
+    unsafe {
         if let Some(hook) = &chain.hook {
             sys::nftnl_chain_set_str(c, sys::NFTNL_CHAIN_TYPE as u16, FILTER.as_ptr());
             sys::nftnl_chain_set_u32(c, sys::NFTNL_CHAIN_HOOKNUM as u16, hook.number());

@@ -63,8 +63,7 @@ impl Transaction {
             self.chain(home, chain)?;
         }
         for set in &table.sets {
-            self.sets += 1;
-            self.set(home, set, self.sets)?;
+            self.set(home, set)?;
         }
         for set in &table.sets {
             self.add_elements(home, set.key, &set.name, &set.elements, resolve)?;
@@ -97,8 +96,10 @@ impl Transaction {
         Ok(())
     }
 
-    fn set(&mut self, home: Home<'_>, set: &Set, id: u32) -> Result<(), Error> {
-        let object = object::set(home, set, id)?;
+    /// Adds a set without its elements.
+    pub(crate) fn set(&mut self, home: Home<'_>, set: &Set) -> Result<(), Error> {
+        self.sets += 1;
+        let object = object::set(home, set, self.sets)?;
         let what = format!("add set {} {} {}", home.family.name(), home.table, set.name);
         self.message(Object::Set, what, libc::NFT_MSG_NEWSET, home, libc::NLM_F_CREATE, |header| {
             // SAFETY: as above.
@@ -107,7 +108,30 @@ impl Transaction {
         Ok(())
     }
 
-    fn chain(&mut self, home: Home<'_>, chain: &Chain) -> Result<(), Error> {
+    /// Takes a set away, with its elements.
+    pub(crate) fn delete_set(&mut self, home: Home<'_>, set: &str) -> Result<(), Error> {
+        let object = object::set_named(home, set)?;
+        let what = format!("delete set {} {} {set}", home.family.name(), home.table);
+        self.message(Object::Set, what, libc::NFT_MSG_DELSET, home, 0, |header| {
+            // SAFETY: as above.
+            unsafe { sys::nftnl_set_nlmsg_build_payload(header, object.as_ptr()) }
+        });
+        Ok(())
+    }
+
+    /// Takes a chain away, which must have no rules.
+    pub(crate) fn delete_chain(&mut self, home: Home<'_>, chain: &str) -> Result<(), Error> {
+        let object = object::chain_named(home, chain)?;
+        let what = format!("delete chain {} {} {chain}", home.family.name(), home.table);
+        self.message(Object::Chain, what, libc::NFT_MSG_DELCHAIN, home, 0, |header| {
+            // SAFETY: as above.
+            unsafe { sys::nftnl_chain_nlmsg_build_payload(header, object.as_ptr()) }
+        });
+        Ok(())
+    }
+
+    /// Adds a chain without its rules.
+    pub(crate) fn chain(&mut self, home: Home<'_>, chain: &Chain) -> Result<(), Error> {
         let object = object::chain(home, chain)?;
         let mut what = format!("add chain {} {} {}", home.family.name(), home.table, chain.name);
         let mut kind = Object::Chain;
@@ -174,7 +198,11 @@ impl Transaction {
         elements: &[Element],
         resolve: Resolve<'_>,
     ) -> Result<(), Error> {
-        let raw = raw_elements(elements, key, resolve)?;
+        self.add_raw(home, set, &raw_elements(elements, key, resolve)?)
+    }
+
+    /// The same for elements in the kernel's form.
+    pub(crate) fn add_raw(&mut self, home: Home<'_>, set: &str, raw: &[RawElement]) -> Result<(), Error> {
         for chunk in raw.chunks(ELEMENTS_PER_MESSAGE) {
             let (kind, flags) = (libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE);
             self.element_message(home, set, "add elements to", kind, flags, chunk)?;
@@ -193,6 +221,11 @@ impl Transaction {
     ) -> Result<(), Error> {
         let mut raw = raw_elements(elements, key, resolve)?;
         raw.iter_mut().for_each(|element| (element.timeout_ms, element.data) = (None, None));
+        self.remove_raw(home, set, &raw)
+    }
+
+    /// The same by keys in the kernel's form, which are to stand alone.
+    pub(crate) fn remove_raw(&mut self, home: Home<'_>, set: &str, raw: &[RawElement]) -> Result<(), Error> {
         for chunk in raw.chunks(ELEMENTS_PER_MESSAGE) {
             let kind = libc::NFT_MSG_DELSETELEM;
             self.element_message(home, set, "remove elements from", kind, 0, chunk)?;
@@ -216,6 +249,11 @@ impl Transaction {
             unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, object.as_ptr()) }
         });
         Ok(())
+    }
+
+    /// Whether there is nothing to be done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.len() <= 1
     }
 
     /// Ends the transaction: the bytes to send.
@@ -331,7 +369,12 @@ fn set_flag(message: &mut [u8], flag: i32) {
     }
 }
 
-fn raw_elements(elements: &[Element], key: KeyType, resolve: Resolve<'_>) -> Result<Vec<RawElement>, Error> {
+/// Elements as the kernel wants them.
+pub(crate) fn raw_elements(
+    elements: &[Element],
+    key: KeyType,
+    resolve: Resolve<'_>,
+) -> Result<Vec<RawElement>, Error> {
     elements
         .iter()
         .map(|element| {

@@ -197,6 +197,19 @@ impl Host {
         Self { netns, mac, wanted, _servers: servers }
     }
 
+    /// Replaces all rules by the same, as an agent does that takes over, or by those for another address and
+    /// another service as well.
+    pub fn reinstall(&self, more: bool) {
+        let mut wanted = self.wanted.clone();
+        if more {
+            wanted.vips.push(Ipv4Addr::new(192, 0, 2, 54).into());
+            let ports = Some(vec![(onemac_rules::Protocol::Tcp, 25)]);
+            wanted.services.push(Service { name: "mail".into(), ports, ..wanted.services[0].clone() });
+        }
+        let rules = ruleset(&wanted);
+        self.netns.run(move || Netfilter::open().unwrap().install(&rules).unwrap());
+    }
+
     /// Gives all slices another standing.
     pub fn becomes(&mut self, standing: Standing) {
         let to = vec![all(standing, self.wanted.services[0].tracked)];
