@@ -37,7 +37,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn largest() -> Report {
-        let claims: Claims = (0..8).map(|i| (format!("service-name-{i}"), SliceSet::full(4096))).collect();
+        // A share that is spread as evenly as by any hash, and another one that has just moved on.
+        let share = |from: u32| (0..128).map(move |i| i * 32 + (i * 7 + from) % 32).collect::<SliceSet>();
+        let of_all =
+            |from: u32| (0..8u32).map(|i| (format!("service-name-{i}"), share(from + i))).collect::<Claims>();
+        let claims = of_all(0);
         let host = |i| format!("a-host-with-a-long-name-{i:02}");
         let stamp = Stamp { incarnation: 1_800_000_000_000, seq: 9_000_000 };
         Report {
@@ -54,7 +58,7 @@ mod tests {
             claims,
             relayed: Default::default(),
             ready: Default::default(),
-            moving: Default::default(),
+            moving: of_all(16),
             left: Default::default(),
             heard: (0..32).map(|i| (host(i), stamp)).collect::<BTreeMap<_, _>>(),
         }
@@ -64,6 +68,11 @@ mod tests {
     fn what_a_host_gossips_stays_below_eight_kib_at_32_hosts_4096_slices_and_8_services() {
         let bytes = encode(&largest()).unwrap();
         assert!(bytes.len() * 4 / 3 < 8 * 1024, "{} bytes before base64", bytes.len());
+        // One host alone that serves everything is no larger.
+        let all = (0..8).map(|i| (format!("service-name-{i}"), SliceSet::full(4096))).collect();
+        let bytes = encode(&Report { claims: all, moving: Claims::new(), ..largest() }).unwrap();
+        assert!(bytes.len() * 4 / 3 < 8 * 1024, "{} bytes before base64", bytes.len());
+        let bytes = encode(&largest()).unwrap();
         assert_eq!(decode(&bytes), Some(largest()));
     }
 
