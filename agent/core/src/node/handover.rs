@@ -14,6 +14,11 @@ use crate::report::{Claims, Report};
 use crate::slices::SliceSet;
 use crate::time::Time;
 
+/// For so long a slice is sent on to its new owner after that has taken it. Its kernel remembers for as long
+/// what came sent on, and would take another packet with the same first bytes for a copy if it came alone
+/// (`onemac_rules::RELAYED_FOR`).
+const RELAY_TAIL: Duration = Duration::from_millis(100);
+
 /// A kernel change on its way.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -51,6 +56,9 @@ impl Node {
         }
         self.held = done.target;
         self.ready = holding::pick(&self.held, |h| h.incoming.clone());
+        for (service, handed) in &mut self.handed {
+            *handed = handed.and(&self.held.get(service).map(Holding::all_relayed).unwrap_or_default());
+        }
         self.connections.settled(now, &self.held);
         if self.phase == Phase::Starting {
             self.phase = Phase::Joining { since: now };
@@ -100,6 +108,7 @@ impl Node {
             self.moves_stale = true;
         }
         self.moves_stale |= self.connections.forget(now);
+        self.end_relays(now);
         if self.serves() && (agreed || beat) {
             self.settle_tables();
         }
@@ -113,6 +122,34 @@ impl Node {
         if self.refused || target != self.held {
             self.apply(target);
         }
+    }
+
+    /// Who has taken what we send on is sent it for a little longer: see [`RELAY_TAIL`].
+    fn end_relays(&mut self, now: Time) {
+        match self.relay_until {
+            _ if self.handed.values().all(SliceSet::is_empty) => self.relay_until = None,
+            None => self.relay_until = Some(now + RELAY_TAIL),
+            // Stays in the past until the kernel has ended it.
+            Some(until) if now >= until => self.moves_stale = true,
+            Some(_) => {}
+        }
+        self.relays_on = self.relay_until.is_some_and(|until| now < until);
+    }
+
+    /// Somebody claims slices. What we send on of these is in other hands from now on, whatever comes next.
+    pub(super) fn note_takers(&mut self, report: &Report) {
+        for (service, held) in &self.held {
+            let Some(claims) = report.claims.get(service) else { continue };
+            let taken = held.all_relayed().and(claims);
+            if !taken.is_empty() {
+                let handed = self.handed.entry(service.clone()).or_default();
+                *handed = handed.or(&taken);
+            }
+        }
+    }
+
+    fn handed(&self, service: &str) -> SliceSet {
+        self.handed.get(service).cloned().unwrap_or_default()
     }
 
     /// What the kernel is to do with the slices of `service` now.
@@ -168,7 +205,8 @@ impl Node {
         claimed: &SliceSet,
         next: &mut Holding,
     ) {
-        let all = leaving.or(&held.all_relayed().minus(&held.accepted).minus(claimed).minus(&next.accepted));
+        let undecided = held.all_relayed().minus(&held.accepted).minus(&self.handed(service));
+        let all = leaving.or(&undecided.minus(claimed).minus(&next.accepted));
         let Some(table) = self.table(service).filter(|_| !all.is_empty()) else { return };
         for slice in all.iter() {
             let Some(owner) = table.owner(slice).and_then(|name| self.peers.get(name)) else { continue };
@@ -186,12 +224,19 @@ impl Node {
     /// Goes on relaying to those who are ready, until somebody else is whom the view names.
     fn keep_relaying(&self, service: &str, held: &Holding, next: &mut Holding) {
         let table = self.table(service).filter(|_| self.agreed && self.patient_until.is_none());
+        let handed = self.handed(service);
         for (to, slices) in &held.relayed {
             let Some(peer) = self.peers.get(to).filter(|p| p.alive) else { continue };
             let open = slices.minus(&next.accepted).minus(&next.all_relayed());
             for slice in open.iter() {
                 let still_theirs = table.is_none_or(|t| t.owner(slice) == Some(to.as_str()));
-                if still_theirs && is_ready(&peer.report, service, slice) {
+                let ready = is_ready(&peer.report, service, slice);
+                // Who claims it and is ready still asks its kernel for it.
+                let on = match handed.contains(slice) {
+                    true => claims(&peer.report, service, slice) && (ready || self.relays_on),
+                    false => still_theirs && ready,
+                };
+                if on {
                     next.relayed.entry(to.clone()).or_default().insert(slice);
                 }
             }
@@ -271,6 +316,10 @@ impl Node {
         }));
         self.pending = Some(Pending { id: self.change_id, target, acquired, released });
     }
+}
+
+fn claims(report: &Report, service: &str, slice: u32) -> bool {
+    report.claims.get(service).is_some_and(|claims| claims.contains(slice))
 }
 
 fn is_ready(report: &Report, service: &str, slice: u32) -> bool {

@@ -136,6 +136,9 @@ impl Node {
         if other_standing || other_claims || other_view || was_away {
             self.voice.tell(r.host.clone());
         }
+        if other_claims {
+            self.note_takers(&Arc::clone(&peer.report));
+        }
         self.stirred |= other_standing;
         self.agreement_stale |= other_view || other_answer;
         if peer.doubted.is_some() {

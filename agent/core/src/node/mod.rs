@@ -226,6 +226,12 @@ pub struct Node {
     empty_seq: Option<u64>,
     /// Until when slices wait for their new owners to get ready.
     patient_until: Option<Time>,
+    /// Of what we send on, what somebody has been heard to claim since: it is not ours to decide about any more.
+    handed: Claims,
+    /// Until when we go on sending that on.
+    relay_until: Option<Time>,
+    /// Whether that time has not come yet.
+    relays_on: bool,
     connections: Connections,
     drained: BTreeSet<String>,
     staged: Option<Box<Staged>>,
@@ -312,6 +318,9 @@ impl Node {
             moves_stale: true,
             empty_seq: None,
             patient_until: None,
+            handed: Claims::new(),
+            relay_until: None,
+            relays_on: false,
             connections: Connections::new(follow),
             drained: BTreeSet::new(),
             staged: None,
@@ -395,7 +404,8 @@ impl Node {
         };
         let lapse = self.lease.granted.filter(|&t| self.serves() && t > self.last_step);
         let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
-        let moves = [self.retry_at, self.patient_until, self.connections.deadline()];
+        let relays = self.relay_until.filter(|&t| t > self.last_step);
+        let moves = [self.retry_at, self.patient_until, relays, self.connections.deadline()];
         let all = [phase, lapse, expiry].into_iter().chain(moves);
         all.flatten().fold(self.next_heartbeat, Time::min)
     }

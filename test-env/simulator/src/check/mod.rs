@@ -73,7 +73,8 @@ impl Checks {
         Checks {
             apart: apart(config),
             owners: Owners::new(config, partitions),
-            resets: resets::Resets::new(owners::tail(config)),
+            // A kernel that refuses changes goes on resetting for a while after it should know better.
+            resets: resets::Resets::new(owners::tail(config) * 2),
             majority: majority::Majority::new(config),
             found: None,
         }
