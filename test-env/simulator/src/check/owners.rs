@@ -60,7 +60,7 @@ impl Owners {
                     continue;
                 }
                 overlap = true;
-                if self.excuses && world.knowledge.were_apart(a, b, world.now, self.tail) {
+                if self.excuses && both.iter().all(|slice| self.is_excused(world, slice, a, b)) {
                     continue;
                 }
                 let slices: Vec<u32> = both.iter().collect();
@@ -74,5 +74,13 @@ impl Owners {
         self.partitions += u64::from(overlap && !self.overlap);
         self.overlap = overlap;
         Ok(())
+    }
+
+    /// Whether those who decide that `a` and `b` serve a slice were apart: each host itself if it accepts the
+    /// slice, else whoever sends it on to it.
+    fn is_excused(&self, world: &World, slice: u32, a: usize, b: usize) -> bool {
+        let (for_a, for_b) = (world.deciders(slice, a), world.deciders(slice, b));
+        let apart = |x: usize, y: usize| x != y && world.knowledge.were_apart(x, y, world.now, self.tail);
+        for_a.iter().all(|&x| for_b.iter().all(|&y| apart(x, y)))
     }
 }

@@ -414,6 +414,23 @@ impl World {
         serves
     }
 
+    /// Who makes `host` serve a slice now.
+    pub fn deciders(&self, slice: u32, host: usize) -> Vec<usize> {
+        if self.accepts(host).contains(slice) {
+            return vec![host];
+        }
+        let sends = |other: &Host| {
+            let open = other.kernel.is_open(other.clock.read(self.now));
+            open && other
+                .kernel
+                .holds
+                .relayed
+                .iter()
+                .any(|(to, slices)| *to == host && slices.contains(slice))
+        };
+        self.hosts.iter().enumerate().filter(|(_, other)| sends(other)).map(|(i, _)| i).collect()
+    }
+
     /// What the kernel of a host accepts by itself now.
     pub fn accepts(&self, host: usize) -> Mask {
         let h = &self.hosts[host];
