@@ -75,6 +75,21 @@ fn what_was_answered_before_a_view_was_entered_again_does_not_count() {
     assert!(broken(Some(Mutation::OldAnswers)).iter().any(|v| v.property == "never two owners"));
 }
 
+/// ns1 begins a new life, and hears ns0 while its own kernel is not ready yet. It begins to listen only then, and
+/// hears ns0 no more; ns0, which hears ns1, counts on being missed no sooner than an expiry after that. When ns2
+/// comes, ns1 need not listen any longer.
+#[test]
+fn who_was_heard_before_the_listening_began_is_not_given_up_sooner_than_the_others() {
+    let plan = [
+        at(100, Fault::Kill { host: 2 }),
+        at(5000, Fault::Unplug { host: 1, ms: 50, gossip_too: false }),
+        at(5000, Fault::KernelStuck { host: 1, ms: 285 }),
+        at(5215, cut(&[0], &[1, 2], 3000)),
+        at(5800, Fault::Start { host: 2, life: Life::Later }),
+    ];
+    assert_eq!(violations(100, None, &plan, &config(3, Partition::Serve)), []);
+}
+
 /// Five hosts, ns0 and ns4 cut from the rest: ns3 loses them half a second later than ns1 and ns2 do, and ns2
 /// finds them again after it has agreed to go on without them, while ns1 still counts on that.
 #[test]

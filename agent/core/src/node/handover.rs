@@ -61,7 +61,7 @@ impl Node {
         }
         self.connections.settled(now, &self.held);
         if self.phase == Phase::Starting {
-            self.phase = Phase::Joining { since: now };
+            self.listen(now);
         } else if done.acquired + done.released > 0 {
             let owned = self.held.values().map(|h| h.accepted.len()).sum();
             self.note(Event::SlicesMoved { acquired: done.acquired, released: done.released, owned });

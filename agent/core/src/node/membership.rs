@@ -181,6 +181,16 @@ impl Node {
         self.strangers.clear();
     }
 
+    /// Begins to listen. Whom we have heard before we shall not give up sooner than an expiry from now: the
+    /// others count on that, for it is all that they know of a host that has not answered them yet.
+    pub(super) fn listen(&mut self, now: Time) {
+        self.phase = Phase::Joining { since: now };
+        for peer in self.peers.values_mut() {
+            peer.heard = peer.heard.max(now);
+        }
+        self.doubts_end = now + self.expiry();
+    }
+
     /// Time that this host slept through is not held against its peers, nor does it count as listening:
     /// their words may be waiting in its sockets, or on the way because both sides slept.
     pub(super) fn excuse(&mut self, gap: Duration) {

@@ -425,7 +425,7 @@ impl Node {
         match self.phase {
             Phase::Serving => self.begin(now, self.stamp.incarnation + 1),
             Phase::Leaving { .. } => self.stop(),
-            Phase::Joining { .. } => self.phase = Phase::Joining { since: now },
+            Phase::Joining { .. } => self.listen(now),
             Phase::Starting | Phase::Left => {}
         }
     }
