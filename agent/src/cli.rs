@@ -34,8 +34,10 @@ pub enum Command {
     /// Run the agent in the foreground.
     ///
     /// Logs to standard error (ONEMAC_LOG=debug says more) and tells systemd when it is ready. SIGTERM
-    /// leaves in order: the share is handed over, and everything that was made is removed. Killed, the
-    /// kernel falls silent by itself when the lease ends; `onemac clean` or the next start tidies up.
+    /// leaves in order: the share is handed over, the connections that live here are waited for (at most the
+    /// drain timeout), and everything that was made is removed; a second one ends at once. SIGHUP reads the
+    /// definition again. Killed, the kernel goes on until the lease ends and then falls silent by itself; an
+    /// agent that starts before goes on, a later one begins anew, `onemac clean` tidies up.
     Run {
         /// The cluster definition.
         #[arg(long, value_name = "FILE")]
