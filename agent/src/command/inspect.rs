@@ -70,14 +70,11 @@ fn status_text(s: &Status) -> String {
         text += &format!("\n{} is drained of {}\n", host.name, host.drained.join(", "));
     }
     for host in s.hosts.iter().filter(|h| h.connections > 0) {
-        let oldest = if host.oldest_s > 0 {
-            format!(", oldest {}", orders::age(host.oldest_s.into()))
-        } else {
-            String::new()
-        };
+        let of = format!("{} slices that have moved on", host.moving);
         text += &format!(
-            "\n{}: {} connections left on {} slices that have moved on{oldest}\n",
-            host.name, host.connections, host.moving
+            "\n{}: {}\n",
+            host.name,
+            orders::left(host.connections, &of, Some(host.oldest_s.into()))
         );
     }
     for problem in &s.problems {

@@ -129,7 +129,8 @@ fn here(moving: &[Moving]) -> String {
     }
 }
 
-fn left(connections: u32, of: &str, oldest_s: Option<u64>) -> String {
+/// `3 connections left on slice 17, oldest 4 min`; an age of 0 is not known.
+pub fn left(connections: u32, of: &str, oldest_s: Option<u64>) -> String {
     let what = if connections == 1 { "connection" } else { "connections" };
     let oldest = match oldest_s.filter(|&s| s > 0) {
         Some(seconds) => format!(", oldest {}", age(seconds)),
@@ -139,7 +140,7 @@ fn left(connections: u32, of: &str, oldest_s: Option<u64>) -> String {
 }
 
 /// A time in its largest unit.
-pub fn age(seconds: u64) -> String {
+fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -31,7 +31,7 @@ impl Driver {
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,
             run: self.terms.run,
-            definition: short(crate::setup::cluster(&self.terms.definition).definition),
+            definition: short(self.node.definition()),
             staged: self
                 .node
                 .staged()

@@ -207,7 +207,7 @@ impl Driver {
         let cluster = setup::cluster(&definition);
         let follow = setup::follow(&definition);
         let gone = definition.host(&me).is_none();
-        let same = cluster.definition == setup::cluster(&self.terms.definition).definition;
+        let same = cluster.definition == self.node.definition();
         self.desk.staged = (!same).then(|| Box::new(definition));
         self.feed(Input::Stage(Box::new(Staged { cluster, follow }))).await;
         let said = match self.node.staged() {
@@ -242,12 +242,11 @@ impl Driver {
         if !same && let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
             tracing::error!("{error}");
         }
-        let id = setup::cluster(&definition).definition;
         if let Some(host) = definition.host(&me) {
             self.terms.host = host.clone();
         }
         self.terms.definition = definition;
-        if let Err(error) = self.keeper.change_definition(id) {
+        if let Err(error) = self.keeper.change_definition(self.node.definition()) {
             tracing::warn!("{error}");
         }
     }

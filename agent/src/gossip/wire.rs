@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
@@ -95,7 +95,7 @@ impl Wire {
     /// Sends `body` to one host or to all; whether any datagram left.
     pub fn send_to_hosts(&self, only: Option<&str>, kind: Kind, body: &[u8]) -> bool {
         let mut left = false;
-        for (address, host) in self.peers() {
+        for (&address, host) in &*self.known_peers() {
             if only.is_none_or(|wanted| wanted == host) {
                 left |= self.send(address, kind, body);
             }
@@ -105,7 +105,13 @@ impl Wire {
 
     /// The other hosts by address.
     pub fn peers(&self) -> HashMap<SocketAddr, String> {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known_peers().clone()
+    }
+
+    /// The same, for as long as it takes to read them.
+    fn known_peers(&self) -> RwLockReadGuard<'_, HashMap<SocketAddr, String>> {
+        // A panic while the lock was held leaves the old or the new ones.
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These are the other hosts from now on.
@@ -134,8 +140,8 @@ impl Wire {
     }
 
     fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
-        let known = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&from).cloned();
-        let Some(host) = known else {
+        let peers = self.known_peers();
+        let Some(host) = peers.get(&from) else {
             self.counts.unknown.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -144,7 +150,7 @@ impl Wire {
             let met = sealer.knows(from);
             match sealer.open(from, datagram) {
                 Opened::Body(kind, body) => {
-                    self.deliver((from, &host), kind, body, queue);
+                    self.deliver((from, host), kind, body, queue);
                     // The first genuine word of a run: show that we have heard it.
                     (!met).then(|| sealer.seal(from, Kind::Hello, &[]))
                 }

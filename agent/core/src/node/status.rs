@@ -7,12 +7,12 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::{Hold, Node, Phase};
-use crate::holding::{self, Holding, Holdings};
+use crate::holding::{self, Holding};
 use crate::ownership::Table;
 use crate::report::{Claims, HostState, Left};
 use crate::slices::SliceSet;
 use crate::time::Time;
-use crate::view::ViewId;
+use crate::view::{DefinitionId, ViewId};
 
 /// What one host knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,9 +140,9 @@ impl Node {
         self.agreed
     }
 
-    /// What the kernel of this host may accept. While a life starts this is not known yet.
-    pub fn held(&self) -> &Holdings {
-        &self.held
+    /// The definition that is in force.
+    pub fn definition(&self) -> DefinitionId {
+        self.cluster.definition
     }
 
     /// Who claims what, this host included; only hosts that may be alive.
