@@ -221,17 +221,7 @@ fn nothing_is_lost_doubled_or_broken_in_a_handover() {
     let newcomers = Crowd::start(&lab, newcomers);
     let datagrams = Crowd::start(&lab, datagrams);
     thread::sleep(STEP);
-    let b_mac = lab.b.mac;
-    lab.b.becomes(Standing::Incoming);
-    thread::sleep(STEP);
-    lab.a.becomes(Standing::Relaying(b_mac));
-    thread::sleep(STEP);
-    lab.b.becomes(Standing::Taking);
-    thread::sleep(STEP);
-    lab.a.becomes(Standing::Moving);
-    thread::sleep(STEP);
-    lab.b.becomes(Standing::Shared);
-    thread::sleep(STEP);
+    hand_over(&mut lab, Standing::Moving, Standing::Shared);
     let before = rounds.load(Ordering::Relaxed);
     thread::sleep(STEP);
     judge(&datagrams.end());
@@ -248,22 +238,27 @@ fn nothing_is_lost_doubled_or_broken_in_a_handover() {
     switch_learned_nothing_wrong(&lab);
 }
 
-#[test]
-fn without_connections_to_follow_nothing_is_lost_or_doubled_either() {
-    let mut lab = Lab::new(false);
-    let datagrams = Crowd::start(&lab, datagrams);
+/// All slices go from A to B, a step at a time; in the end each host does this with them.
+fn hand_over(lab: &mut Lab, a: Standing, b: Standing) {
     let b_mac = lab.b.mac;
-    thread::sleep(STEP);
     lab.b.becomes(Standing::Incoming);
     thread::sleep(STEP);
     lab.a.becomes(Standing::Relaying(b_mac));
     thread::sleep(STEP);
     lab.b.becomes(Standing::Taking);
     thread::sleep(STEP);
-    lab.a.becomes(Standing::Foreign);
+    lab.a.becomes(a);
     thread::sleep(STEP);
-    lab.b.becomes(Standing::Own);
+    lab.b.becomes(b);
     thread::sleep(STEP);
+}
+
+#[test]
+fn without_connections_to_follow_nothing_is_lost_or_doubled_either() {
+    let mut lab = Lab::new(false);
+    let datagrams = Crowd::start(&lab, datagrams);
+    thread::sleep(STEP);
+    hand_over(&mut lab, Standing::Foreign, Standing::Own);
     judge(&datagrams.end());
     switch_learned_nothing_wrong(&lab);
     for host in [&lab.a, &lab.b] {

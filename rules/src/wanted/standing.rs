@@ -80,14 +80,9 @@ impl Plan<'_> {
             ),
         ];
         if !self.vips4.is_empty() {
-            rules.push(rule(
+            rules.push(later_fragments(
                 "Later fragments have no ports and flags: they share the fate of the first.",
-                "",
-                vec![
-                    Statement::Compare(Expr::L4Proto, Op::Eq, TCP),
-                    Statement::Compare(Expr::Ip4FragmentOffset, Op::Ne, Value::Zero),
-                    accept(),
-                ],
+                accept(),
             ));
         }
         for error in self.icmp_errors() {
@@ -223,14 +218,9 @@ impl Plan<'_> {
                 vec![Statement::NoTcpOpening, goto(MOVING)],
             ));
             if !self.vips4.is_empty() {
-                rules.push(rule(
+                rules.push(later_fragments(
                     "Later fragments go with the first, which is never an opening one.",
-                    "",
-                    vec![
-                        Statement::Compare(Expr::L4Proto, Op::Eq, TCP),
-                        Statement::Compare(Expr::Ip4FragmentOffset, Op::Ne, Value::Zero),
-                        goto(MOVING),
-                    ],
+                    goto(MOVING),
                 ));
             }
         }
@@ -325,4 +315,10 @@ fn remember(set: &str) -> Rule {
             Statement::Add(set.into(), Expr::Mark),
         ],
     )
+}
+
+/// What becomes of the fragments of an IPv4 segment after the first.
+fn later_fragments(why: &str, verdict: Statement) -> Rule {
+    let later = Statement::Compare(Expr::Ip4FragmentOffset, Op::Ne, Value::Zero);
+    rule(why, "", vec![Statement::Compare(Expr::L4Proto, Op::Eq, TCP), later, verdict])
 }
