@@ -95,13 +95,7 @@ pub fn moves(
 ) -> Result<Report> {
     let lab = Lab::build(plan)?;
     let mut operator = Operator::prepare(&lab, script.seed)?;
-    lab.start_echoes()?;
-    lab.start_agents()?;
-    lab.wait_settled()?;
-    acquaint(&lab)?;
-    let crowd = Crowd::open_with(lab.clients(), traffic.load)?;
-    let newcomers = Newcomers::start(lab.clients(), traffic.newcomers, traffic.seed)?;
-    sleep(CALM);
+    let (crowd, newcomers) = under_way(&lab, traffic)?;
     let mut broken = 0;
     for what in &script.moves {
         let from = Instant::now();
@@ -122,6 +116,18 @@ pub fn moves(
     }
     newcomers.stop()?;
     crowd.close()
+}
+
+/// Starts the servers and the agents of a lab, then this traffic, and lets it run for a moment.
+fn under_way(lab: &Lab, traffic: Traffic) -> Result<(Crowd, Newcomers)> {
+    lab.start_echoes()?;
+    lab.start_agents()?;
+    lab.wait_settled()?;
+    acquaint(lab)?;
+    let crowd = Crowd::open_with(lab.clients(), traffic.load)?;
+    let newcomers = Newcomers::start(lab.clients(), traffic.newcomers, traffic.seed)?;
+    sleep(CALM);
+    Ok((crowd, newcomers))
 }
 
 /// Machines that have not met yet hold back or lose the first packets between them: that is no move's doing.
@@ -189,13 +195,7 @@ impl fmt::Display for Death {
 pub fn death(plan: &Plan, traffic: Traffic) -> Result<Death> {
     const VICTIM: u8 = 2;
     let lab = Lab::build(plan)?;
-    lab.start_echoes()?;
-    lab.start_agents()?;
-    lab.wait_settled()?;
-    acquaint(&lab)?;
-    let crowd = Crowd::open_with(lab.clients(), traffic.load)?;
-    let newcomers = Newcomers::start(lab.clients(), traffic.newcomers, traffic.seed)?;
-    sleep(CALM);
+    let (crowd, newcomers) = under_way(&lab, traffic)?;
     let died = Instant::now();
     lab.host(VICTIM.into()).power_off()?;
     lab.wait_settled()?;
