@@ -30,7 +30,9 @@ pub struct Holding {
     pub accepted: SliceSet,
     /// Of these, connections that are not known here may live on another host.
     pub shared: SliceSet,
-    /// Of these, another host still relays what it gets.
+    /// Of those, it is known which connections do: all others are reset. A part of `shared`.
+    pub heir: SliceSet,
+    /// Of what is accepted, another host still relays what it gets.
     pub taking: SliceSet,
     /// What could be a new flow is sent on to these hosts; connections that live here are accepted.
     pub relayed: BTreeMap<String, SliceSet>,
@@ -52,7 +54,9 @@ pub enum Standing<'a> {
     Own,
     /// Accepted, but silent to connections that are not known here.
     Shared,
-    /// The same, and what comes a second time is dropped.
+    /// Accepted, but silent to connections that are known to live elsewhere.
+    Heir,
+    /// As shared, and what comes a second time is dropped.
     Taking,
     /// Connections that live here only.
     Moving,
@@ -68,6 +72,7 @@ impl Holding {
         if self.accepted.contains(slice) {
             return match () {
                 () if self.taking.contains(slice) => Standing::Taking,
+                () if self.heir.contains(slice) => Standing::Heir,
                 () if self.shared.contains(slice) => Standing::Shared,
                 () => Standing::Own,
             };
@@ -102,6 +107,7 @@ impl Holding {
         Holding {
             accepted: self.accepted.or(&other.accepted),
             shared: self.shared.or(&other.shared),
+            heir: self.heir.or(&other.heir),
             taking: self.taking.or(&other.taking),
             relayed,
             incoming: self.incoming.or(&other.incoming),
@@ -126,8 +132,9 @@ mod tests {
     #[test]
     fn a_slice_has_one_standing_the_strongest() {
         let held = Holding {
-            accepted: set(&[1, 2, 3]),
-            shared: set(&[2, 3]),
+            accepted: set(&[1, 2, 3, 7]),
+            shared: set(&[2, 3, 7]),
+            heir: set(&[7]),
             taking: set(&[3]),
             relayed: BTreeMap::from([("b".into(), set(&[4]))]),
             incoming: set(&[5]),
@@ -135,7 +142,7 @@ mod tests {
         };
         let standings: [Standing<'_>; 8] = core::array::from_fn(|slice| held.standing(slice as u32));
         use Standing::*;
-        assert_eq!(standings, [Foreign, Own, Shared, Taking, Relayed("b"), Incoming, Moving, Foreign]);
+        assert_eq!(standings, [Foreign, Own, Shared, Taking, Relayed("b"), Incoming, Moving, Heir]);
         assert_eq!(held.connections(), set(&[4, 5, 6]));
     }
 }

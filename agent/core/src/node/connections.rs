@@ -57,6 +57,15 @@ impl Connections {
         self.follow = follow;
     }
 
+    /// Since when the kernel accepts nothing but connections of a slice.
+    pub(super) fn since(&self) -> &BTreeMap<String, BTreeMap<u32, Time>> {
+        &self.since
+    }
+
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.follow.drain_timeout
+    }
+
     /// Slices of which nothing is left.
     pub(super) fn ended(&self, service: &str) -> SliceSet {
         self.ended.get(service).cloned().unwrap_or_default()
@@ -119,7 +128,7 @@ impl Node {
     /// Slices that are closed to all but connections, since when: a caller should look at the kernel's
     /// connections now and then while there are any, and say what it saw ([`super::Input::Looked`]).
     pub fn moving(&self) -> &BTreeMap<String, BTreeMap<u32, Time>> {
-        &self.connections.since
+        self.connections.since()
     }
 
     /// A look at the kernel's connections.

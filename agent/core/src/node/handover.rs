@@ -122,6 +122,7 @@ impl Node {
         if self.refused || target != self.held {
             self.apply(target);
         }
+        self.ask_for_lists(now);
     }
 
     /// Who has taken what we send on is sent it for a little longer: see [`RELAY_TAIL`].
@@ -185,6 +186,7 @@ impl Node {
             let shared = if self.agreed { others.moving } else { others.moving.or(&held.shared) };
             if !self.broken(Broken::ResetsAll) {
                 next.shared = next.accepted.and(&shared);
+                next.heir = self.heir(service, &next.shared.minus(&next.taking));
             }
             let lived_here = held.accepted.or(&held.connections());
             next.moving = lived_here.minus(&next.accepted).minus(&self.connections.ended(service));
@@ -300,6 +302,7 @@ impl Node {
             acquired += after.accepted.minus(&before.accepted).len();
             released += before.accepted.minus(&after.accepted).len();
             let still = after.incoming.or(&after.taking);
+            self.orphans.given_up(&service, &before.accepted.minus(&after.accepted));
             let both = if self.broken(Broken::WordsFirst) { after.clone() } else { before.or(after) };
             self.held.insert(service.clone(), both);
             if let Some(ready) = self.ready.get_mut(&service) {

@@ -235,6 +235,9 @@ impl Node {
         self.view_stale |= !gone.is_empty();
         self.moves_stale |= !gone.is_empty();
         for (host, silent_ms) in gone {
+            if let Some(report) = self.peers.get(&host).map(|peer| Arc::clone(&peer.report)) {
+                self.bereave(now, &report);
+            }
             self.note(Event::HostGone { host, silent_ms });
         }
     }

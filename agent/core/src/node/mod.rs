@@ -10,8 +10,8 @@
 //! 4. The lease runs from a heartbeat that every peer with a voice has answered.
 //! 5. A lease that has run out is not taken up again: its host starts over as a newcomer.
 //!
-//! `membership` keeps the peers, `agreement` the view, `handover` moves slices, `lease` says how
-//! long the kernel may go on by itself, `policy` what a part of a cluster may do; this file holds the
+//! `membership` keeps the peers, `agreement` the view, `handover` moves slices, `connections` and `orphans`
+//! care for what lives in them, `lease` says how long the kernel may go on by itself, `policy` what a part of a cluster may do; this file holds the
 //! state, the doors in and out, and the phases of a life.
 
 mod agreement;
@@ -23,6 +23,7 @@ mod membership;
 mod memory;
 mod mutation;
 mod orders;
+mod orphans;
 mod policy;
 mod status;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use self::mutation::Mutation as Broken;
 #[cfg(feature = "mutations")]
 pub use self::mutation::Mutation;
 pub use self::orders::Staged;
+use self::orphans::Orphans;
 pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
 use self::voice::Voice;
@@ -113,6 +115,16 @@ pub enum Input {
     Stage(Box<Staged>),
     /// The kernel's connections were looked at.
     Looked(Look),
+    /// An answer to [`Action::Ask`]: another host has listed its connections of these slices, and whoever makes
+    /// the kernel do things knows the list.
+    Listed {
+        /// Who has.
+        host: String,
+        /// What it answered to.
+        round: Stamp,
+        /// Which slices; all that live there of each of them.
+        slices: Claims,
+    },
 }
 
 /// What a host wants done. Actions must be carried out in the order in which they are returned.
@@ -131,6 +143,16 @@ pub enum Action {
     Renew {
         /// On this host's monotonic clock.
         lease_until: Time,
+    },
+    /// Ask a host for a list of its connections of these slices, as clients' addresses and ports. The answer may be
+    /// [`Input::Listed`], in pieces, and need not come: it is asked for again.
+    Ask {
+        /// Whom.
+        host: String,
+        /// To be repeated in the answer ([`Node::list_round`]).
+        round: Stamp,
+        /// Which slices.
+        slices: Claims,
     },
     /// Keep this where a next run of the agent on this boot finds it, before anything else is done.
     Remember(Option<Box<Memory>>),
@@ -233,6 +255,7 @@ pub struct Node {
     /// Whether that time has not come yet.
     relays_on: bool,
     connections: Connections,
+    orphans: Orphans,
     drained: BTreeSet<String>,
     staged: Option<Box<Staged>>,
     remembered: Option<Box<Memory>>,
@@ -322,6 +345,7 @@ impl Node {
             relay_until: None,
             relays_on: false,
             connections: Connections::new(follow),
+            orphans: Orphans::default(),
             drained: BTreeSet::new(),
             staged: None,
             remembered: None,
@@ -384,6 +408,7 @@ impl Node {
             Input::Weight(weight) => self.change_weight(weight),
             Input::Stage(staged) => self.stage(*staged),
             Input::Looked(look) => self.looked(&look),
+            Input::Listed { host, round, slices } => self.take_list(host, round, &slices),
         }
         self.step(now);
         self.speak();
@@ -405,7 +430,8 @@ impl Node {
         let lapse = self.lease.granted.filter(|&t| self.serves() && t > self.last_step);
         let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
         let relays = self.relay_until.filter(|&t| t > self.last_step);
-        let moves = [self.retry_at, self.patient_until, relays, self.connections.deadline()];
+        let lists = self.orphans.deadline().filter(|&t| t > self.last_step);
+        let moves = [self.retry_at, self.patient_until, relays, lists, self.connections.deadline()];
         let all = [phase, lapse, expiry].into_iter().chain(moves);
         all.flatten().fold(self.next_heartbeat, Time::min)
     }
@@ -459,6 +485,7 @@ impl Node {
         self.agreed = false;
         self.empty_seq = None;
         self.patient_until = None;
+        self.orphans = Orphans::default();
         self.lease = lease::Lease::default();
         self.voice.hush();
         self.next_heartbeat = now + self.timing.heartbeat;
@@ -499,6 +526,9 @@ impl Node {
         }
         self.renew_lease(now);
         self.hand_over(now, beat);
+        if self.orphans.deadline().is_some_and(|at| now >= at) {
+            self.ask_for_lists(now);
+        }
         self.stirred = self.phase != before;
         self.agreement_stale = false;
         if let Phase::Leaving { since } = self.phase {

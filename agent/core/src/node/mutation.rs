@@ -29,6 +29,10 @@ pub enum Mutation {
     RelaysUnheeded,
     /// Connections that live elsewhere are reset.
     ResetsAll,
+    /// Whoever owns a slice of a dead host resets what it does not know, without a list of what lives elsewhere.
+    NoLists,
+    /// A list counts although the slice was given up since it was asked for.
+    StaleLists,
     /// With [`super::Partition::Majority`]: acknowledgements count from the first one.
     NoProbation,
 }

@@ -4,6 +4,7 @@
 extern crate std;
 
 mod moves;
+mod orphans;
 
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;
@@ -12,6 +13,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::time::Duration;
 
+use self::orphans::{Elsewhere, Lists};
 use super::*;
 use crate::holding::{Holding, Standing};
 use crate::report::HostState;
@@ -37,6 +39,7 @@ impl Dice {
 struct Kernel {
     slices: Holdings,
     lease_until: Time,
+    elsewhere: Elsewhere,
 }
 
 enum Event {
@@ -45,11 +48,24 @@ enum Event {
     Kernel(Kernelwork),
     /// Somebody looks at the kernel's connections.
     Look,
+    /// This host wants to know what lives here.
+    Asked {
+        by: usize,
+        round: Stamp,
+        slices: Claims,
+    },
+    /// What lives there.
+    Listed {
+        by: usize,
+        round: Stamp,
+        slices: Claims,
+        list: Elsewhere,
+    },
 }
 
 #[derive(Clone)]
 enum Kernelwork {
-    Apply(Change),
+    Apply(Change, Elsewhere),
     Renew(Time),
 }
 
@@ -63,6 +79,8 @@ struct Host {
     wake: Option<Time>,
     /// Slices of which connections live here.
     connections: Claims,
+    /// What other hosts have listed, and how often connections began here, by slice.
+    lists: Lists,
 }
 
 struct World {
@@ -115,6 +133,7 @@ impl World {
             stopped: false,
             wake: None,
             connections: Claims::new(),
+            lists: Lists::default(),
         };
         World {
             now: Time::from_millis(1000),
@@ -191,7 +210,11 @@ impl World {
                     sent = true;
                     self.spread(i, &report, &to);
                 }
-                Action::Apply(change) => self.kernel_work(i, Kernelwork::Apply(change)),
+                Action::Apply(change) => {
+                    let elsewhere = self.hosts[i].lists.of(&change.slices);
+                    self.kernel_work(i, Kernelwork::Apply(change, elsewhere));
+                }
+                Action::Ask { host, round, slices } => self.ask(i, index(&host), round, slices),
                 Action::Renew { lease_until } => self.kernel_work(i, Kernelwork::Renew(lease_until)),
                 Action::Remember(Some(memory)) => drop(self.memory.insert(i, memory)),
                 Action::Remember(None) => drop(self.memory.remove(&i)),
@@ -242,10 +265,11 @@ impl World {
     fn commit(&mut self, i: usize, work: Kernelwork) {
         match work {
             Kernelwork::Renew(until) => self.hosts[i].kernel.lease_until = until,
-            Kernelwork::Apply(change) => {
+            Kernelwork::Apply(change, elsewhere) => {
                 let refused = self.kernel_trouble && self.dice.roll(10) == 0;
                 if !refused {
                     self.hosts[i].kernel.slices = change.slices;
+                    self.hosts[i].kernel.elsewhere = elsewhere;
                     self.hosts[i].kernel.lease_until = change.lease_until.unwrap_or_default();
                 }
                 self.feed(i, Input::Committed { change: change.id, ok: !refused });
@@ -287,6 +311,8 @@ impl World {
                     let look = Look { at, alive: self.hosts[host].connections.clone(), ..Look::default() };
                     self.feed(host, Input::Looked(look));
                 }
+                Event::Asked { by, round, slices } => self.list(host, by, round, &slices),
+                Event::Listed { by, round, slices, list } => self.listed(host, by, round, slices, list),
             }
             self.no_two_owners(story);
             self.connect();
@@ -326,6 +352,7 @@ impl World {
             let served = self.accepting(i);
             let known = self.hosts[i].connections.entry("default".into()).or_default();
             *known = known.or(&served);
+            self.hosts[i].lists.serves(served);
         }
     }
 
@@ -336,7 +363,7 @@ impl World {
                 continue;
             };
             for slice in alive.and(&held.connections()).iter() {
-                let resets = |o: &usize| self.kernel(*o).is_some_and(|h| h.standing(slice) == Standing::Own);
+                let resets = |o: &usize| self.resets(*o, i, slice);
                 let by = (0..self.hosts.len()).filter(|&o| o != i).find(resets);
                 assert_eq!(by, None, "{story}: at {:?} ns{i} has connections of slice {slice}", self.now);
             }

@@ -1,0 +1,175 @@
+//! Owners that die while others have connections of their slices.
+
+use super::*;
+
+/// A connection, in a world where each slice has one client: on which host, of which slice, and the how many-th
+/// it is there.
+pub(super) type Elsewhere = BTreeSet<(usize, u32, u32)>;
+
+/// What a host knows of its own connections and of others'.
+#[derive(Default)]
+pub(super) struct Lists {
+    of: BTreeMap<(usize, u32), Elsewhere>,
+    began: BTreeMap<u32, u32>,
+    served: SliceSet,
+}
+
+impl Lists {
+    /// Everything that is listed of the slices of which a host is the heir.
+    pub fn of(&self, slices: &Holdings) -> Elsewhere {
+        let heir = slices.get("default").map(|held| held.heir.clone()).unwrap_or_default();
+        let lists = self.of.iter().filter(|((_, slice), _)| heir.contains(*slice));
+        lists.flat_map(|(_, list)| list).copied().collect()
+    }
+
+    /// Whoever begins to serve a slice gets another connection of it.
+    pub fn serves(&mut self, now: SliceSet) {
+        for slice in now.minus(&self.served).iter() {
+            *self.began.entry(slice).or_default() += 1;
+        }
+        self.served = now;
+    }
+}
+
+impl World {
+    /// Letters are lost, late and doubled as reports are.
+    fn letter(&mut self, to: usize, event: impl Fn() -> super::Event) {
+        for _ in 0..1 + u64::from(self.dice.roll(10) == 0) {
+            let delay = Duration::from_millis(if self.dice.roll(5) == 0 { 400 } else { 8 });
+            if self.dice.roll(100) >= self.loss_percent.max(10) {
+                self.later(delay, to, event());
+            }
+        }
+    }
+
+    pub(super) fn ask(&mut self, by: usize, of: usize, round: Stamp, slices: Claims) {
+        self.letter(of, || super::Event::Asked { by, round, slices: slices.clone() });
+    }
+
+    pub(super) fn list(&mut self, i: usize, to: usize, round: Stamp, wanted: &Claims) {
+        let Some(node) = &self.hosts[i].node else { return };
+        let slices = node.listable(wanted, self.now);
+        let none = SliceSet::new();
+        let alive = self.hosts[i].connections.get("default").unwrap_or(&none);
+        let listed = slices.get("default").unwrap_or(&none).and(alive);
+        let began = &self.hosts[i].lists.began;
+        let list: Elsewhere =
+            listed.iter().map(|s| (i, s, began.get(&s).copied().unwrap_or_default())).collect();
+        self.letter(to, || super::Event::Listed { by: i, round, slices: slices.clone(), list: list.clone() });
+    }
+
+    pub(super) fn listed(&mut self, i: usize, by: usize, round: Stamp, slices: Claims, list: Elsewhere) {
+        for slice in slices.get("default").into_iter().flat_map(SliceSet::iter) {
+            let one = list.iter().filter(|(_, listed, _)| *listed == slice).copied().collect();
+            self.hosts[i].lists.of.insert((by, slice), one);
+        }
+        self.feed(i, Input::Listed { host: name(by), round, slices });
+    }
+
+    /// Whether `owner` resets the connection of `slice` that lives on `host`.
+    pub(super) fn resets(&self, owner: usize, host: usize, slice: u32) -> bool {
+        let standing = self.kernel(owner).map(|held| held.standing(slice));
+        let number = self.hosts[host].lists.began.get(&slice).copied().unwrap_or_default();
+        match standing {
+            Some(Standing::Own) => true,
+            Some(Standing::Heir) => !self.hosts[owner].kernel.elsewhere.contains(&(host, slice, number)),
+            _ => false,
+        }
+    }
+
+    /// Slices whose owner answers connections of `dead` with a reset.
+    fn answered_for(&self, dead: usize) -> SliceSet {
+        let none = SliceSet::new();
+        let orphans = self.hosts[dead].connections.get("default").unwrap_or(&none);
+        let owners = |slice: u32| (0..self.hosts.len()).any(|owner| self.resets(owner, dead, slice));
+        orphans.iter().filter(|&slice| owners(slice)).collect()
+    }
+}
+
+fn crowded(hosts: usize, seed: u64) -> World {
+    let mut world = settled(hosts);
+    world.dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    world.connections_stay = true;
+    world.run(100, "serve");
+    world
+}
+
+#[test]
+fn clients_of_a_dead_host_are_answered_and_nobody_elses() {
+    for seed in 1..=20 {
+        let mut world = crowded(4, seed);
+        world.feed(1, Input::Drain { service: None });
+        world.run(3000, "drain");
+        world.kill(2);
+        world.run(3000, "death");
+        let orphans = world.hosts[2].connections["default"].clone();
+        assert!(orphans.len() > SLICES / 4, "{orphans:?}");
+        assert_eq!(world.answered_for(2), orphans, "seed {seed}");
+        // What the lists named is of no use any more when those connections have ended.
+        world.connections_stay = false;
+        world.hosts[1].connections.clear();
+        world.feed(1, Input::Looked(Look { at: world.now, ..Look::default() }));
+        world.run(1000, "end");
+        let heirs: u32 = [0, 3].iter().map(|&i| world.kernel(i).unwrap().heir.len()).sum();
+        assert_eq!(heirs, 0);
+        assert!([0, 3].iter().all(|&i| node(&world, i).orphans.deadline().is_none()));
+    }
+}
+
+fn node(world: &World, i: usize) -> &Node {
+    world.hosts[i].node.as_ref().unwrap()
+}
+
+/// The heir is drained too, and dies, and the one that was drained first takes its slices back.
+#[test]
+fn lists_are_asked_for_anew_wherever_slices_go() {
+    for seed in 1..=60 {
+        let mut world = crowded(4, seed);
+        let orders = |drain: bool| match drain {
+            true => Input::Drain { service: None },
+            false => Input::Resume { service: None },
+        };
+        let mut drained = [false; 4];
+        for step in 0..12 {
+            let host = [0, 1, 3][world.dice.roll(3) as usize];
+            drained[host] = !drained[host];
+            if drained[0] && drained[1] && drained[3] {
+                drained[host] = false;
+            }
+            world.feed(host, orders(drained[host]));
+            let pause = 200 + world.dice.roll(1500);
+            world.run(pause, &format!("seed {seed} step {step}"));
+            if step == 4 {
+                world.kill(2);
+            }
+        }
+        world.run(5000, "healed");
+        assert_eq!(world.uncovered(), 0);
+        assert_eq!(world.answered_for(2), world.hosts[2].connections["default"], "seed {seed}");
+    }
+}
+
+/// What was asked for before a slice was given up is no answer after it has come back.
+#[test]
+fn an_answer_to_an_earlier_round_is_none() {
+    let mut world = crowded(3, 1);
+    world.feed(1, Input::Drain { service: None });
+    world.run(3000, "drain");
+    world.kill(2);
+    world.run(3000, "death");
+    let before = node(&world, 0).list_round();
+    let heir = world.kernel(0).unwrap().heir.clone();
+    assert!(!heir.is_empty());
+    world.feed(1, Input::Resume { service: None });
+    world.run(3000, "resume");
+    world.feed(1, Input::Drain { service: None });
+    world.loss_percent = 100;
+    world.run(400, "silence");
+    let slices = Claims::from([("default".into(), heir)]);
+    let listed = |node: &Node| node.heir("default", &SliceSet::full(SLICES)).len();
+    let node = world.hosts[0].node.as_mut().unwrap();
+    assert!(before != node.list_round());
+    let ours = listed(node);
+    node.take_list(name(1), before, &slices);
+    assert_eq!(listed(node), ours);
+}
