@@ -23,7 +23,7 @@ pub(super) struct Orphans {
     /// When they are forgotten: whose client has said nothing until then learns nothing.
     until: Time,
     /// Of these, what each host has listed since we own it.
-    listed: BTreeMap<String, Claims>,
+    pub(super) listed: BTreeMap<String, Claims>,
     /// Counts how often we gave slices up: what was asked for before is no answer after.
     round: u64,
     /// When to ask next.
