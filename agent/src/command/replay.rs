@@ -4,7 +4,7 @@ use std::path::Path;
 
 use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
-use onemac_core::report::Report;
+use onemac_core::report::{Claims, Report};
 use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 
@@ -93,6 +93,7 @@ fn decision(action: Action) -> Decision {
                 format!("kernel, change {}: accept {} slices", change.id, count(|h| h.accepted.len()));
             for (what, slices) in [
                 ("shared", count(|h| h.shared.len())),
+                ("heir", count(|h| h.heir.len())),
                 ("taken over", count(|h| h.taking.len())),
                 ("sent on", count(|h| h.all_relayed().len())),
                 ("taken from who sends on", count(|h| h.incoming.len())),
@@ -111,6 +112,9 @@ fn decision(action: Action) -> Decision {
                 Recipients::One(host) => host,
             };
             (format!("say to {to}: {}", word(&report)), false)
+        }
+        Action::Ask { host, slices, .. } => {
+            (format!("ask {host} what lives there of {} slices", total(&slices)), true)
         }
         Action::Remember(Some(_)) => ("keep what the next agent needs".into(), false),
         Action::Remember(None) => ("keep nothing for the next agent".into(), false),
@@ -136,6 +140,9 @@ fn describe(input: &Input) -> String {
         Input::Looked(look) => {
             format!("{} connections of slices that have moved on are left", look.left.connections)
         }
+        Input::Listed { host, slices, .. } => {
+            format!("{host} has listed its connections of {} slices", total(slices))
+        }
         Input::Link { up: true } => "the service device has a carrier".into(),
         Input::Link { up: false } => "the service device has lost its carrier".into(),
     }
@@ -145,9 +152,13 @@ fn which(service: &Option<String>) -> &str {
     service.as_deref().unwrap_or("everything")
 }
 
+fn total(slices: &Claims) -> u32 {
+    slices.values().map(SliceSet::len).sum()
+}
+
 /// A report in a few words.
 fn word(report: &Report) -> String {
     let view = report.view.map_or_else(|| "no view".into(), |id| format!("view {id}"));
-    let slices: u32 = report.claims.values().map(SliceSet::len).sum();
+    let slices = total(&report.claims);
     format!("{:?}, {view}, {slices} slices (number {})", report.state, report.stamp.seq).to_lowercase()
 }

@@ -12,6 +12,7 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use super::life::Keeper;
+use super::lists::Lists;
 use super::looks::Looks;
 use super::orders::Desk;
 use super::{Signals, Terms, answers, notify, story};
@@ -19,6 +20,7 @@ use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
+use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
@@ -65,6 +67,7 @@ pub struct Driver {
     pub(super) keeper: Keeper,
     pub(super) desk: Desk,
     pub(super) looks: Looks,
+    pub(super) lists: Lists,
     recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
@@ -99,6 +102,7 @@ impl Driver {
             keeper,
             desk: Desk::new(),
             looks: Looks::new(),
+            lists: Lists::default(),
             recorder,
             wire_heard: BTreeMap::new(),
             committed,
@@ -123,9 +127,17 @@ impl Driver {
             let until_look = look.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
-                () = tokio::time::sleep(until_look), if look.is_some() => self.looks.start(&self.terms),
-                looked = self.looks.result(&self.node) => if let Some(looked) = looked {
-                    self.feed(looked).await;
+                () = tokio::time::sleep(until_look), if look.is_some() => {
+                    self.looks.start(&self.terms, self.lists.wanted());
+                }
+                looked = self.looks.result(&self.node) => if let Some((look, clients)) = looked {
+                    match clients {
+                        Some(clients) => self.answer_lists(look.at, &clients),
+                        // Asked for while that look was under way.
+                        None if self.lists.wanted() => self.looks.hurry(),
+                        None => {}
+                    }
+                    self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
                     Incoming::Report(report) => self.feed(Input::Heard(Arc::new(report))).await,
@@ -178,6 +190,7 @@ impl Driver {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
+        self.forget_lists();
         self.tell_systemd();
         if std::mem::take(&mut self.renewed) && self.may_restart() {
             self.restart().await;
@@ -199,6 +212,10 @@ impl Driver {
                     self.lease_until = Some(lease_until);
                     self.kernel.netfilter.renew(lease_until);
                     self.renewed = true;
+                }
+                Action::Ask { host, round, slices } => {
+                    let letter = Letter::List { round, slices }.encode();
+                    self.voices.wire.send_to_hosts(Some(&host), Kind::Letter, &letter);
                 }
                 Action::Remember(memory) => {
                     if let Err(error) = self.keeper.keep(memory) {
@@ -235,7 +252,8 @@ impl Driver {
     fn apply(&mut self, change: Change) {
         self.lease_until = change.lease_until;
         let services = kernel::services(&self.terms, &change.slices, &|host| self.node.mac_of(host));
-        let answer = self.kernel.netfilter.change(services, change.lease_until);
+        let elsewhere = self.lists.elsewhere(&change.slices);
+        let answer = self.kernel.netfilter.change(services, elsewhere, change.lease_until);
         let committed = self.committed.clone();
         tokio::spawn(async move {
             let ok = answer.await.unwrap_or(false);

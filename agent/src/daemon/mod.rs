@@ -4,6 +4,7 @@ mod answers;
 mod driver;
 mod incarnation;
 mod life;
+mod lists;
 mod lock;
 mod looks;
 mod orders;

@@ -1,5 +1,10 @@
-//! What an operator wants of another host, and what came of it.
+//! What agents have to say to one another besides their reports: what an operator wants of another host, and what
+//! an owner must know of connections that live elsewhere.
 
+use std::net::IpAddr;
+
+use onemac_core::report::{Claims, Stamp};
+use onemac_core::slices::SliceSet;
 use serde::{Deserialize, Serialize};
 
 /// An order of an operator.
@@ -23,7 +28,20 @@ pub enum Order {
     },
 }
 
-/// A word from one agent to another on behalf of an operator. Orders may arrive more than once.
+/// Connections that live on the host that says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// What was asked.
+    pub round: Stamp,
+    /// The service that they are with.
+    pub service: String,
+    /// All of these slices are listed, whether anything lives there or not.
+    pub slices: SliceSet,
+    /// The clients, with their TCP ports.
+    pub clients: Vec<(IpAddr, u16)>,
+}
+
+/// A word from one agent to another. Each may arrive more than once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Letter {
     /// Do this.
@@ -40,6 +58,15 @@ pub enum Letter {
         /// In words: what was done, or why not.
         result: Result<String, String>,
     },
+    /// List the connections of these slices: their former owner has died, and other connections with it.
+    List {
+        /// To be repeated in the answer.
+        round: Stamp,
+        /// Which slices.
+        slices: Claims,
+    },
+    /// These are some of them.
+    Listed(Listing),
 }
 
 impl Letter {

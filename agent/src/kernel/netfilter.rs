@@ -3,6 +3,8 @@
 //! The thread keeps what it last asked of the kernel. If a change fails, or somebody else has committed
 //! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use mnl::{Bus, Socket};
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules};
-use onemac_rules::{Lease, Service, Wanted, ruleset};
+use onemac_rules::{Lease, Service, Standing, Wanted, ruleset};
 use tokio::sync::oneshot;
 
 use super::standings::{Found, holdings};
@@ -27,7 +29,12 @@ pub struct Netfilter {
 
 enum Request {
     /// Do this with slices until then.
-    Change { services: Vec<Service>, lease_until: Option<Time>, done: oneshot::Sender<bool> },
+    Change {
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+        done: oneshot::Sender<bool>,
+    },
     /// Other addresses and services; what is known of slices stays.
     Rebase { wanted: Box<Wanted>, done: oneshot::Sender<bool> },
     /// Answer when all that was asked before is done.
@@ -61,11 +68,17 @@ impl Netfilter {
         Ok((Netfilter { requests }, found))
     }
 
-    /// Makes the kernel do exactly this with slices until `lease_until`. The answer says whether it does.
-    pub fn change(&self, services: Vec<Service>, lease_until: Option<Time>) -> oneshot::Receiver<bool> {
+    /// Makes the kernel do exactly this with slices until `lease_until`; as heir of some of them it is silent to
+    /// these clients. The answer says whether it does.
+    pub fn change(
+        &self,
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+    ) -> oneshot::Receiver<bool> {
         let (done, answer) = oneshot::channel();
         // If the thread is gone, so is `done`, and the answer is an error, which counts as a refusal.
-        let _ = self.requests.send(Request::Change { services, lease_until, done });
+        let _ = self.requests.send(Request::Change { services, elsewhere, lease_until, done });
         answer
     }
 
@@ -159,6 +172,10 @@ impl State {
             found = Found { slices: holdings(slices), lease_until: left.lease.and_then(end_of) };
             for service in &mut wanted.services {
                 service.slices = left.services.get(&service.name).cloned().unwrap_or_default();
+                // What lives elsewhere was the earlier agent's to know; it will be asked for again.
+                for standing in service.slices.values_mut().filter(|s| **s == Standing::Heir) {
+                    *standing = Standing::Shared;
+                }
             }
         }
         let lease_until = found.lease_until;
@@ -176,8 +193,8 @@ impl State {
     fn serve(&mut self, inbox: &mpsc::Receiver<Request>) {
         while let Ok(request) = inbox.recv() {
             match request {
-                Request::Change { services, lease_until, done } => {
-                    let _ = done.send(self.change(services, lease_until));
+                Request::Change { services, elsewhere, lease_until, done } => {
+                    let _ = done.send(self.change(services, elsewhere, lease_until));
                 }
                 Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
                 Request::Finish { done } => drop(done.send(())),
@@ -194,20 +211,26 @@ impl State {
                 service.slices = known.slices.clone();
             }
         }
+        wanted.elsewhere = std::mem::take(&mut self.wanted.elsewhere);
         self.wanted = wanted;
         self.install()
     }
 
-    fn change(&mut self, services: Vec<Service>, lease_until: Option<Time>) -> bool {
-        let from = std::mem::replace(&mut self.wanted.services, services);
+    fn change(
+        &mut self,
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+    ) -> bool {
+        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
+        let from = std::mem::replace(&mut self.wanted, to);
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
         self.wanted.lease = Some(lease);
-        let lease = Some((self.wanted.device.as_str(), lease));
-        match self.rules.change(&from, &self.wanted.services, lease) {
+        match self.rules.change(&from, &self.wanted) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }

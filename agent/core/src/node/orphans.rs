@@ -74,6 +74,11 @@ impl Node {
         Stamp { incarnation: self.stamp.incarnation, seq: self.orphans.round }
     }
 
+    /// Whether lists may be of use: connections have died with a host not long ago.
+    pub fn expects_lists(&self) -> bool {
+        !self.orphans.slices.is_empty()
+    }
+
     /// Of the slices `wanted`, those whose connections here can be listed from a look that began at `looked`:
     /// they take no new ones by then.
     pub fn listable(&self, wanted: &Claims, looked: Time) -> Claims {
