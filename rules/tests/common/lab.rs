@@ -93,11 +93,6 @@ pub struct Lab {
     pub switch: Netns,
 }
 
-pub fn all(standing: Standing, tracked: bool) -> Service {
-    let slices = (0..64).map(|n| (n, standing)).collect();
-    Service { slices, ..Service::everything("default", tracked) }
-}
-
 /// The client's addresses.
 pub fn client4(n: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, 100 + n).into()

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
+pub mod fate;
 pub mod frame;
 pub mod lab;
 pub mod wire;
@@ -111,6 +112,12 @@ pub fn wanted(vips: &[&str]) -> Wanted {
 /// The service that takes everything, its connections followed, without a slice.
 pub fn everything() -> Service {
     Service::everything("default", true)
+}
+
+/// A service that takes everything, all its slices in one standing.
+pub fn all(standing: Standing, tracked: bool) -> Service {
+    let slices = (0..64).map(|n| (n, standing)).collect();
+    Service { slices, ..Service::everything("default", tracked) }
 }
 
 /// A nameserver and a web server, and what is left: with a slice in each standing, each from another on.
