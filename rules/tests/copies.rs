@@ -60,8 +60,8 @@ fn copies_are_known_from_before_the_slice_was_taken() {
         assert_ne!(text, longer);
         nft_load(&longer, &[]).unwrap();
         assert_eq!(host.fate(&direct(ETH_IP, &packet)), In);
-        let taking = [all(Standing::Taking, true)];
-        host.netfilter.change(&host.wanted.services, &taking, None).unwrap();
+        let taking = serving(&host.wanted, [all(Standing::Taking, true)]);
+        host.netfilter.change(&host.wanted, &taking).unwrap();
         assert_eq!(host.fate(&flooded(ETH_IP, &packet)), Dropped);
     });
 }

@@ -203,6 +203,7 @@ fn questions_and_fragments() {
         (Standing::Foreign, Dropped, Dropped),
         (Standing::Own, In, In),
         (Standing::Shared, In, In),
+        (Standing::Heir, In, In),
         (Standing::Taking, In, In),
         (Standing::Moving, Dropped, In),
         (Standing::Relaying(PEER), In, In),
@@ -327,14 +328,18 @@ fn standings_are_read_back() {
     in_namespace(|| {
         let mut netfilter = Netfilter::open().unwrap();
         assert_eq!(netfilter.standings().unwrap(), None);
-        let slices = (0..7).map(|n| (n, EACH[n as usize])).collect();
-        let service = Service { slices, ..everything() };
-        let wanted = Wanted { services: vec![service.clone()], ..wanted(&["192.0.2.53"]) };
+        let service = Service { slices: (0..).zip(EACH).collect(), ..everything() };
+        let wanted = Wanted {
+            services: vec![service.clone()],
+            elsewhere: elsewhere(),
+            ..wanted(&["192.0.2.53", "2001:db8::53"])
+        };
         netfilter.install(&ruleset(&wanted)).unwrap();
         let found = netfilter.standings().unwrap().unwrap();
         let mut known = service.slices;
         known.retain(|_, standing| *standing != Standing::Foreign);
         assert_eq!(found.services, [("default".to_owned(), known)].into());
+        assert_eq!(found.elsewhere, elsewhere());
         let left = found.lease.unwrap();
         assert_eq!(left.deadline_unix_ns, lease().deadline_unix_ns);
         assert!(left.timeout <= lease().timeout && left.timeout > lease().timeout / 2, "{left:?}");

@@ -199,15 +199,15 @@ impl State {
     }
 
     fn change(&mut self, services: Vec<Service>, lease_until: Option<Time>) -> bool {
-        let from = std::mem::replace(&mut self.wanted.services, services);
+        let from = self.wanted.clone();
+        self.wanted.services = services;
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
         self.wanted.lease = Some(lease);
-        let lease = Some((self.wanted.device.as_str(), lease));
-        match self.rules.change(&from, &self.wanted.services, lease) {
+        match self.rules.change(&from, &self.wanted) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }

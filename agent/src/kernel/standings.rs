@@ -60,7 +60,7 @@ pub fn holdings<'a>(
             match standing {
                 Standing::Foreign => continue,
                 Standing::Own => held.accepted.insert(slice),
-                Standing::Shared | Standing::Taking => {
+                Standing::Shared | Standing::Heir | Standing::Taking => {
                     held.shared.insert(slice) && held.accepted.insert(slice)
                 }
                 Standing::Moving | Standing::Relaying(_) | Standing::Incoming => held.moving.insert(slice),

@@ -207,9 +207,17 @@ impl Host {
 
     /// Gives all slices another standing.
     pub fn becomes(&mut self, standing: Standing) {
-        let to = vec![all(standing, self.wanted.services[0].tracked)];
-        let from = std::mem::replace(&mut self.wanted.services, to.clone());
-        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to, None).unwrap());
+        self.becomes_with(standing, &[]);
+    }
+
+    /// The same, while connections of these clients live elsewhere.
+    pub fn becomes_with(&mut self, standing: Standing, elsewhere: &[SocketAddr]) {
+        let services = vec![all(standing, self.wanted.services[0].tracked)];
+        let elsewhere = elsewhere.iter().map(|client| (client.ip(), client.port())).collect();
+        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
+        let from = std::mem::replace(&mut self.wanted, to.clone());
+        let to = Wanted { lease: None, ..to };
+        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to).unwrap());
     }
 }
 
