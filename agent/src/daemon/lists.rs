@@ -6,9 +6,8 @@ use std::net::IpAddr;
 
 use onemac_core::holding::Holdings;
 use onemac_core::jhash;
-use onemac_core::node::{Input, Node};
+use onemac_core::node::Input;
 use onemac_core::report::{Claims, Stamp};
-use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 use onemac_rules::ELSEWHERE_MAX;
 
@@ -140,6 +139,7 @@ impl Driver {
 mod tests {
     use super::*;
     use onemac_core::holding::Holding;
+    use onemac_core::slices::SliceSet;
 
     fn client(slice: u32, n: u32) -> (IpAddr, u16) {
         let address = std::net::Ipv6Addr::from((u128::from(slice) << 64) | u128::from(n / 1000));

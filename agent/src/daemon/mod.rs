@@ -207,6 +207,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         slices: definition.slices,
         seed: secret.hash_seed(),
         services: setup::kernel_services(definition),
+        elsewhere: Default::default(),
         lease: None,
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mnl::{Bus, Socket};
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules};
-use onemac_rules::{Lease, Service, Standing, Wanted, ruleset};
+use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Wanted, ruleset};
 use tokio::sync::oneshot;
 
 use super::standings::{Found, holdings};
@@ -230,7 +230,16 @@ impl State {
             return self.install();
         };
         self.wanted.lease = Some(lease);
-        match self.rules.change(&from, &self.wanted) {
+        // A packet that is on its way as for an heir must still find what lives elsewhere.
+        let both: BTreeSet<_> = self.wanted.elsewhere.union(&from.elsewhere).copied().collect();
+        let changed = if both == self.wanted.elsewhere || both.len() > ELSEWHERE_MAX {
+            self.rules.change(&from, &self.wanted)
+        } else {
+            let first = Wanted { elsewhere: both, ..self.wanted.clone() };
+            let last = Wanted { lease: None, ..self.wanted.clone() };
+            self.rules.change(&from, &first).and_then(|()| self.rules.change(&first, &last))
+        };
+        match changed {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }

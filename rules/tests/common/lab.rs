@@ -93,11 +93,6 @@ pub struct Lab {
     pub switch: Netns,
 }
 
-pub fn all(standing: Standing, tracked: bool) -> Service {
-    let slices = (0..64).map(|n| (n, standing)).collect();
-    Service { slices, ..Service::everything("default", tracked) }
-}
-
 /// The client's addresses.
 pub fn client4(n: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, 100 + n).into()
@@ -212,9 +207,17 @@ impl Host {
 
     /// Gives all slices another standing.
     pub fn becomes(&mut self, standing: Standing) {
-        let to = vec![all(standing, self.wanted.services[0].tracked)];
-        let from = std::mem::replace(&mut self.wanted.services, to.clone());
-        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to, None).unwrap());
+        self.becomes_with(standing, &[]);
+    }
+
+    /// The same, while connections of these clients live elsewhere.
+    pub fn becomes_with(&mut self, standing: Standing, elsewhere: &[SocketAddr]) {
+        let services = vec![all(standing, self.wanted.services[0].tracked)];
+        let elsewhere = elsewhere.iter().map(|client| (client.ip(), client.port())).collect();
+        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
+        let from = std::mem::replace(&mut self.wanted, to.clone());
+        let to = Wanted { lease: None, ..to };
+        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to).unwrap());
     }
 }
 
