@@ -132,6 +132,11 @@ fn describe(input: &Input) -> String {
         Input::Committed { change, ok: true } => format!("the kernel has made change {change}"),
         Input::Committed { change, ok: false } => format!("the kernel has refused change {change}"),
         Input::Stranger { host } => format!("somebody at {host}'s address fails authentication"),
+        Input::OtherVersion { host, serves, newer } => {
+            let which = if *newer { "a newer" } else { "an older" };
+            let what = if *serves { "serves" } else { "waits" };
+            format!("{host} speaks {which} version of the protocol and {what}")
+        }
         Input::Leave => "the operator wants this host to leave".into(),
         Input::Drain { service } => format!("the operator drains {}", which(service)),
         Input::Resume { service } => format!("the operator resumes {}", which(service)),

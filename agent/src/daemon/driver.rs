@@ -19,6 +19,7 @@ use super::{Signals, Terms, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
+use crate::gossip::Word;
 use crate::gossip::beacon::Beacon;
 use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
@@ -39,7 +40,7 @@ pub struct Inputs {
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
-    pub beacon_reports: mpsc::Receiver<Report>,
+    pub beacon_words: mpsc::Receiver<Word>,
     /// Whether the service device has a carrier.
     pub carrier: mpsc::UnboundedReceiver<bool>,
     /// Operators.
@@ -140,15 +141,15 @@ impl Driver {
                     self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Report(report) => self.feed(Input::Heard(Arc::new(report))).await,
+                    Incoming::Word(word) => self.feed(word.into_input()).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(report) = inputs.beacon_reports.recv() => {
-                    self.wire_heard.insert(report.host.clone(), clock::now());
-                    self.feed(Input::Heard(Arc::new(report))).await;
+                Some(word) = inputs.beacon_words.recv() => {
+                    self.wire_heard.insert(word.host().to_owned(), clock::now());
+                    self.feed(word.into_input()).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,

@@ -41,7 +41,8 @@ impl Lists {
 
     /// The connections that live on other hosts, of the slices that the kernel is to hold as heir.
     pub fn elsewhere(&self, slices: &Holdings) -> BTreeSet<(IpAddr, u16)> {
-        let heir = |service: &String, slice| slices.get(service).is_some_and(|held| held.heir.contains(slice));
+        let heir =
+            |service: &String, slice| slices.get(service).is_some_and(|held| held.heir.contains(slice));
         let lists = self.known.iter().filter(|((_, service, slice), _)| heir(service, *slice));
         lists.flat_map(|(_, clients)| clients).copied().collect()
     }

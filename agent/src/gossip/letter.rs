@@ -7,6 +7,8 @@ use onemac_core::report::{Claims, Stamp};
 use onemac_core::slices::SliceSet;
 use serde::{Deserialize, Serialize};
 
+use super::VERSION;
+
 /// An order of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,14 +72,15 @@ pub enum Letter {
 }
 
 impl Letter {
-    /// As bytes (postcard).
+    /// As bytes: the version of reports, then the letter (postcard).
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
     }
 
     /// From these bytes; `None` if they are none, or of another version of the program.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (letter, rest) = postcard::take_from_bytes(bytes).ok()?;
+        let letter = bytes.strip_prefix(&[VERSION])?;
+        let (letter, rest) = postcard::take_from_bytes(letter).ok()?;
         rest.is_empty().then_some(letter)
     }
 }
