@@ -39,11 +39,13 @@ impl Lists {
         !self.asked.is_empty()
     }
 
-    /// The connections that live on other hosts, of the slices that the kernel is to hold as heir.
+    /// The connections that live on other hosts, as the kernel is to know them.
     pub fn elsewhere(&self, slices: &Holdings) -> BTreeSet<(IpAddr, u16)> {
-        let heir =
-            |service: &String, slice| slices.get(service).is_some_and(|held| held.heir.contains(slice));
-        let lists = self.known.iter().filter(|((_, service, slice), _)| heir(service, *slice));
+        let wanted = |host: &String, service: &String, slice| {
+            let listed = slices.get(service).and_then(|held| held.listed.get(host));
+            listed.is_some_and(|slices| slices.contains(slice))
+        };
+        let lists = self.known.iter().filter(|((host, service, slice), _)| wanted(host, service, *slice));
         lists.flat_map(|(_, clients)| clients).copied().collect()
     }
 
@@ -181,8 +183,8 @@ mod tests {
         }
         assert_eq!(told, asked(&[1, 2, 3, 4, 5])["dns"]);
         let heir = |slices: &[u32]| {
-            let heir: SliceSet = slices.iter().copied().collect();
-            [("dns".into(), Holding { heir, ..Holding::default() })].into()
+            let listed = [("b".into(), slices.iter().copied().collect::<SliceSet>())].into();
+            [("dns".into(), Holding { listed, ..Holding::default() })].into()
         };
         assert_eq!(lists.elsewhere(&heir(&[1, 3])), here[&("dns".into(), 1)].iter().copied().collect());
         assert_eq!(lists.elsewhere(&heir(&[2, 4, 5, 9])).len(), 499 + 2999);
@@ -197,8 +199,11 @@ mod tests {
                 assert!(lists.keep(host, &listing, slice_of));
             }
         }
-        let held = Holding { heir: asked(&[1])["dns"].clone(), ..Holding::default() };
-        assert_eq!(lists.elsewhere(&[("dns".into(), held)].into()).len(), 2);
+        for (host, many) in [("b", 2), ("c", 0), ("d", 0)] {
+            let listed = [(host.into(), asked(&[1])["dns"].clone())].into();
+            let held = Holding { listed, ..Holding::default() };
+            assert_eq!(lists.elsewhere(&[("dns".into(), held)].into()).len(), many, "{host}");
+        }
     }
 
     #[test]
