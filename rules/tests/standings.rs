@@ -12,7 +12,8 @@ fn expect(standing: Standing, tracked: bool, expected: &'static [(&str, Fate, Fa
     in_namespace(move || {
         let mut host = Host::new(standing, tracked);
         for (kind, by_itself, relayed) in expected {
-            let of_kind: Vec<_> = packets().into_iter().filter(|(name, ..)| name == kind).collect();
+            let of_kind: Vec<_> =
+                packets().into_iter().chain(unlisted()).filter(|(name, ..)| name == kind).collect();
             assert_eq!(of_kind.len(), 2, "{kind}");
             for (_, ethertype, packet) in of_kind {
                 for (frame, expected, how) in [
@@ -54,11 +55,13 @@ fn own_takes_everything() {
         ("error about a strange one", In, In),
         ("datagram", In, In),
         ("echo", In, In),
+        ("orphaned", In, In),
     ];
     expect(Standing::Own, true, ALL);
     expect(Standing::Own, false, ALL);
     // Without connections to follow there is no other.
     expect(Standing::Shared, false, ALL);
+    expect(Standing::Heir, false, ALL);
 }
 
 #[test]
@@ -92,6 +95,28 @@ fn shared_leaves_strange_connections_in_peace() {
             ("error about a strange one", In, In),
             ("datagram", In, In),
             ("echo", In, In),
+            ("orphaned", Dropped, Dropped),
+        ],
+    );
+}
+
+#[test]
+fn heir_leaves_in_peace_what_lives_elsewhere_and_nothing_else() {
+    expect(
+        Standing::Heir,
+        true,
+        &[
+            ("opening", In, In),
+            ("opening again", In, In),
+            ("known", In, In),
+            ("strange", Dropped, Dropped),
+            ("error about a known one", In, In),
+            ("error about a strange one", In, In),
+            ("datagram", In, In),
+            ("echo", In, In),
+            ("orphaned", In, In),
+            ("another's with such a port", In, In),
+            ("datagram with such a port", In, In),
         ],
     );
 }
@@ -229,35 +254,41 @@ fn questions_and_fragments() {
     }
 }
 
-/// A segment in two fragments shares the fate of the first, whichever comes first.
+/// A segment in two fragments shares the fate of the first, whichever comes first, and whatever the second has where
+/// the first has ports and flags.
 #[test]
 fn fragments_of_a_segment_stay_together() {
-    for standing in [Standing::Moving, Standing::Shared, Standing::Taking, Standing::Relaying(PEER)] {
+    let orphaned = |standing| if standing == Standing::Heir { In } else { Dropped };
+    for standing in
+        [Standing::Moving, Standing::Shared, Standing::Heir, Standing::Taking, Standing::Relaying(PEER)]
+    {
         in_namespace(move || {
             let mut host = Host::new(standing, true);
             let_live();
-            for (number, ports, fate) in [(1, LIVING, In), (2, STRANGE, Dropped)] {
-                let segment = tcp4(CLIENT4, ports, ACK, &[SYN; 28])[20..].to_vec();
-                for turned in [false, true] {
-                    let piece = |fragment, bytes: &[u8]| {
-                        let mut packet = ip4(CLIENT4, VIP4, TCP, fragment, bytes);
-                        packet[5] = number * 2 + u8::from(turned);
-                        packet[10..12].fill(0);
-                        let sum = checksum(&packet[..20]);
-                        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-                        flooded(ETH_IP, &packet)
-                    };
-                    let mut pieces = [piece(0x2000, &segment[..24]), piece(3, &segment[24..])];
-                    if turned {
-                        pieces.reverse();
+            let mut number = 0;
+            for (ports, fate) in [(LIVING, In), (STRANGE, Dropped), (ORPHANED, orphaned(standing))] {
+                for (port, flags) in [(0x0202, SYN), (STRANGE.0, ACK), (ORPHANED.0, ACK)] {
+                    let payload = [&[0; 4][..], &u16::to_be_bytes(port), &[flags; 22]].concat();
+                    let segment = tcp4(CLIENT4, ports, ACK, &payload)[20..].to_vec();
+                    for turned in [false, true] {
+                        number += 1;
+                        let piece = |fragment, bytes: &[u8]| {
+                            let mut packet = ip4(CLIENT4, VIP4, TCP, fragment, bytes);
+                            packet[5] = number;
+                            packet[10..12].fill(0);
+                            let sum = checksum(&packet[..20]);
+                            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                            flooded(ETH_IP, &packet)
+                        };
+                        let mut pieces = [piece(0x2000, &segment[..24]), piece(3, &segment[24..])];
+                        if turned {
+                            pieces.reverse();
+                        }
+                        let what =
+                            format!("{standing:?}, {ports:?}, then {port} {flags:#x}, turned {turned}");
+                        assert_eq!(host.fate(&pieces[0]), Dropped, "{what}: the first waits for the second");
+                        assert_eq!(host.fate(&pieces[1]), fate, "{what}");
                     }
-                    assert_eq!(
-                        host.fate(&pieces[0]),
-                        Dropped,
-                        "{standing:?}: the first waits for the second"
-                    );
-                    let what = format!("{standing:?}, {ports:?}, turned {turned}");
-                    assert_eq!(host.fate(&pieces[1]), fate, "{what}");
                 }
             }
         });

@@ -21,6 +21,8 @@ use std::{
 
 use nix::net::if_::if_nametoindex;
 
+#[cfg(test)]
+pub(crate) use self::transaction::raw_key;
 pub use self::{
     compare::Difference,
     conntrack::{Connection, TcpState},

@@ -94,3 +94,96 @@ impl ElsewhereChange {
         followed(to).map(change).filter(|change| !change.out.is_empty() || !change.into.is_empty()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nftnl::nftnl_sys as sys;
+
+    use super::super::{Lease, MacAddr, Service, ruleset};
+    use super::*;
+    use crate::{bytecode::Attribute, netlink::raw_key};
+
+    fn wanted(vips: &[&str], tracked: bool, elsewhere: &[(&str, u16)]) -> Wanted {
+        Wanted {
+            device: "eth0".into(),
+            device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
+            vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+            slices: 16,
+            seed: 7,
+            services: vec![Service::everything("default", tracked)],
+            elsewhere: elsewhere.iter().map(|(client, port)| (client.parse().unwrap(), *port)).collect(),
+            lease: None::<Lease>,
+        }
+    }
+
+    const VIPS: [&str; 2] = ["192.0.2.53", "2001:db8::53"];
+
+    fn shown(elements: &[Element]) -> Vec<String> {
+        elements.iter().map(Element::to_nft).collect()
+    }
+
+    #[test]
+    fn clients_are_listed_by_ip_version_of_the_shared_addresses() {
+        let clients = [("198.51.100.7", 4000), ("2001:db8:1::7", 4000)];
+        let listed = |vips: &[&str], tracked| {
+            let rules = ruleset(&wanted(vips, tracked, &clients));
+            let sets = rules.tables[0].sets.iter().filter(|set| set.name.starts_with("elsewhere"));
+            sets.flat_map(|set| shown(&set.elements)).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&VIPS, true), ["198.51.100.7 . 4000", "2001:db8:1::7 . 4000"]);
+        assert_eq!(listed(&VIPS[..1], true), ["198.51.100.7 . 4000"]);
+        assert_eq!(listed(&VIPS[1..], true), ["2001:db8:1::7 . 4000"]);
+        assert_eq!(listed(&VIPS, false), [""; 0]);
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let from = wanted(&VIPS, true, &[("198.51.100.7", 1), ("198.51.100.7", 2), ("2001:db8:1::7", 1)]);
+        let to = wanted(&VIPS, true, &[("198.51.100.7", 2), ("198.51.100.8", 1), ("2001:db8:1::7", 1)]);
+        let changes = ElsewhereChange::between(&from, &to);
+        let [change] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!(change.set, "elsewhere4");
+        assert_eq!(shown(&change.out), ["198.51.100.7 . 1"]);
+        assert_eq!(shown(&change.into), ["198.51.100.8 . 1"]);
+        assert_eq!(ElsewhereChange::between(&to, &to), []);
+    }
+
+    /// As nft does it: the port in the register behind the address, and the key filled up to whole registers.
+    #[test]
+    fn client_and_port_are_looked_up_side_by_side() {
+        let rules = ruleset(&wanted(&VIPS, true, &[("198.51.100.7", 4000), ("2001:db8:1::7", 4000)]));
+        let table = &rules.tables[0];
+        let chain = table.chain("heir").unwrap();
+        let texts = ["ip saddr . tcp sport @elsewhere4", "ip6 saddr . tcp sport @elsewhere6"];
+        // Address from, its length and register; then the port's register: NFT_REG32_01, NFT_REG_2.
+        let loads = [[(12, 4, 1), (0, 2, 9)], [(8, 16, 1), (0, 2, 2)]];
+        for (rule, (text, loads)) in chain.rules.iter().zip(texts.iter().zip(loads)) {
+            let start = "tcp flags != syn / fin,syn,rst,ack";
+            let end = "goto shared comment \"not opening, lives elsewhere\"";
+            assert_eq!(rule.to_nft(), format!("{start} {text} {end}"));
+            let code = rule.bytecode(Family::Netdev);
+            let found: Vec<_> = code
+                .iter()
+                .filter(|code| code.name == c"payload")
+                .map(|code| {
+                    let number = |wanted| match code.attributes.iter().find(|(number, _)| *number == wanted) {
+                        Some((_, Attribute::U32(value))) => *value,
+                        other => panic!("{other:?}"),
+                    };
+                    let [offset, len] = [sys::NFTNL_EXPR_PAYLOAD_OFFSET, sys::NFTNL_EXPR_PAYLOAD_LEN];
+                    (number(offset), number(len), number(sys::NFTNL_EXPR_PAYLOAD_DREG))
+                })
+                .collect();
+            // The flags come first.
+            assert_eq!(found[1..], loads, "{text}");
+        }
+        let key = |name: &str| {
+            let set = table.set(name).unwrap();
+            raw_key(&set.elements[0].key, set.key, &|_| unreachable!()).unwrap()
+        };
+        assert_eq!(key("elsewhere4"), [198, 51, 100, 7, 0x0f, 0xa0, 0, 0]);
+        assert_eq!(key("elsewhere6")[14..], [0, 7, 0x0f, 0xa0, 0, 0]);
+        assert_eq!(key("elsewhere6").len(), 20);
+    }
+}

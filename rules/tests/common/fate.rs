@@ -1,7 +1,7 @@
 //! A host with all slices in one standing, and what becomes there of every kind of packet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -17,6 +17,8 @@ const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
 /// Ports of the connection that conntrack knows, and of one that it does not.
 pub const LIVING: (u16, u16) = (4000, 80);
 pub const STRANGE: (u16, u16) = (4001, 80);
+/// Of one that neither conntrack nor the list of those that live elsewhere has; the others are on the list.
+pub const ORPHANED: (u16, u16) = (4002, 80);
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +43,11 @@ pub struct Host {
 
 impl Host {
     pub fn new(standing: Standing, tracked: bool) -> Self {
-        let wanted =
-            Wanted { services: vec![all(standing, tracked)], ..wanted(&["192.0.2.53", "2001:db8::53"]) };
+        let wanted = Wanted {
+            services: vec![all(standing, tracked)],
+            elsewhere: listed(),
+            ..wanted(&["192.0.2.53", "2001:db8::53"])
+        };
         run("ip", &["link", "set", DEVICE, "address", &DEVICE_MAC.to_string()]);
         let mut netfilter = Netfilter::open().unwrap();
         netfilter.install(&ruleset(&wanted)).unwrap();
@@ -149,6 +154,26 @@ pub fn let_live() {
         let state = "-I -p tcp --state ESTABLISHED --timeout 600 -u SEEN_REPLY,ASSURED";
         run("conntrack", &format!("{state} {ends}").split(' ').collect::<Vec<_>>());
     }
+}
+
+/// The clients of the living connections and of the strange ones.
+fn listed() -> BTreeSet<(IpAddr, u16)> {
+    let clients = [IpAddr::from(CLIENT4), CLIENT6.into()];
+    clients.iter().flat_map(|client| [(*client, LIVING.0), (*client, STRANGE.0)]).collect()
+}
+
+/// What is not on the list of those that live elsewhere, though something about it is.
+pub fn unlisted() -> Vec<(&'static str, u16, Vec<u8>)> {
+    let (other4, other6) = (Ipv4Addr::new(198, 51, 100, 8), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 8));
+    let datagram = udp(STRANGE.0, STRANGE.1, &[ACK; 20]);
+    vec![
+        ("orphaned", ETH_IP, tcp4(CLIENT4, ORPHANED, ACK, &[])),
+        ("orphaned", ETH_IP6, tcp6(CLIENT6, ORPHANED, ACK, &[])),
+        ("another's with such a port", ETH_IP, tcp4(other4, STRANGE, ACK, &[])),
+        ("another's with such a port", ETH_IP6, tcp6(other6, STRANGE, ACK, &[])),
+        ("datagram with such a port", ETH_IP, ip4(CLIENT4, VIP4, UDP, 0, &datagram)),
+        ("datagram with such a port", ETH_IP6, ip6(CLIENT6, VIP6, UDP, &datagram)),
+    ]
 }
 
 /// Every kind of packet by name, for both families.

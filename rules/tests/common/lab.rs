@@ -20,6 +20,7 @@ use nix::{
     unistd::gettid,
 };
 use onemac_rules::{Service, Standing, Wanted, netlink::Netfilter, ruleset, sysctl};
+use socket2::{Domain, Socket, Type};
 
 use super::{frame::*, *};
 
@@ -219,6 +220,20 @@ impl Host {
         let to = Wanted { lease: None, ..to };
         self.netns.run(move || Netfilter::open().unwrap().change(&from, &to).unwrap());
     }
+}
+
+/// The echo server's address for a client.
+pub fn vip(of: IpAddr) -> SocketAddr {
+    let vip = if of.is_ipv4() { IpAddr::from(VIP4) } else { VIP6.into() };
+    SocketAddr::new(vip, PORT)
+}
+
+/// Opens a connection to the echo server from that address and port; port 0 is any.
+pub fn connect(from: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect(&vip(from.ip()).into())?;
+    Ok(socket.into())
 }
 
 /// Waits for it, however busy the machine is.
