@@ -155,6 +155,9 @@ fn thread_gone() -> Failure {
 struct State {
     rules: Rules,
     wanted: Wanted,
+    /// What of [`Wanted::elsewhere`] is to stay when the lease is next renewed. A packet that is on its way as for an
+    /// heir must still find the rest.
+    stays: Option<BTreeSet<(IpAddr, u16)>>,
     lease_until: Option<Time>,
     /// Wall clock minus monotonic clock in nanoseconds when it was last looked at.
     clock_offset: i128,
@@ -170,16 +173,18 @@ impl State {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
             found = Found { slices: holdings(slices), lease_until: left.lease.and_then(end_of) };
+            wanted.elsewhere = left.elsewhere.clone();
             for service in &mut wanted.services {
                 service.slices = left.services.get(&service.name).cloned().unwrap_or_default();
-                // What lives elsewhere was the earlier agent's to know; it will be asked for again.
+                // What is on the earlier agent's list this one does not know.
                 for standing in service.slices.values_mut().filter(|s| **s == Standing::Heir) {
                     *standing = Standing::Shared;
                 }
             }
         }
         let lease_until = found.lease_until;
-        let mut state = State { rules, wanted, lease_until, clock_offset: clock_offset() };
+        let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
+        let mut state = State { rules, wanted, stays, lease_until, clock_offset: clock_offset() };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -224,22 +229,18 @@ impl State {
     ) -> bool {
         let to = Wanted { services, elsewhere, ..self.wanted.clone() };
         let from = std::mem::replace(&mut self.wanted, to);
+        self.stays = None;
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
         self.wanted.lease = Some(lease);
-        // A packet that is on its way as for an heir must still find what lives elsewhere.
         let both: BTreeSet<_> = self.wanted.elsewhere.union(&from.elsewhere).copied().collect();
-        let changed = if both == self.wanted.elsewhere || both.len() > ELSEWHERE_MAX {
-            self.rules.change(&from, &self.wanted)
-        } else {
-            let first = Wanted { elsewhere: both, ..self.wanted.clone() };
-            let last = Wanted { lease: None, ..self.wanted.clone() };
-            self.rules.change(&from, &first).and_then(|()| self.rules.change(&first, &last))
-        };
-        match changed {
+        if both.len() > self.wanted.elsewhere.len() && both.len() <= ELSEWHERE_MAX {
+            self.stays = Some(std::mem::replace(&mut self.wanted.elsewhere, both));
+        }
+        match self.rules.change(&from, &self.wanted) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }
@@ -251,7 +252,15 @@ impl State {
         // A lease that is over before it is written is not written.
         let Some(lease) = self.lease() else { return };
         self.wanted.lease = Some(lease);
-        if let Err(error) = self.rules.renew(&self.wanted.device, lease) {
+        let renewed = match self.stays.take() {
+            Some(stays) => {
+                let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
+                let from = std::mem::replace(&mut self.wanted, to);
+                self.rules.change(&from, &self.wanted)
+            }
+            None => self.rules.renew(&self.wanted.device, lease),
+        };
+        if let Err(error) = renewed {
             self.repair(&error);
         }
     }
