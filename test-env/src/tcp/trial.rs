@@ -194,7 +194,7 @@ impl fmt::Display for Death {
 }
 
 /// The power of the second host of a cluster by this plan goes, under this traffic. Before that these moves are made,
-/// and after each the same clients open as many connections once more.
+/// and after each the same clients open as many connections once more. In the end all other agents are started anew.
 ///
 /// # Errors
 /// When a move can not be made, the others do not divide the dead host's share, or its connections do not end
@@ -220,6 +220,12 @@ pub fn death(plan: &Plan, before: &[Move], traffic: Traffic) -> Result<Death> {
     lab.wait_until("every client of the dead host is told", MEND, || {
         Ok(of_victim().all(|one| one.ended.is_some()))
     })?;
+    // What the heirs know of others' connections they know no more when they are started anew.
+    for host in lab.hosts().iter().filter(|host| host.agent_is_living()) {
+        let ended = host.onemac(&["restart"])?;
+        ensure!(ended.code == 0, "{} can not be restarted: {}", host.name(), ended.stderr);
+        lab.wait_settled()?;
+    }
     // Who is of another host and was disturbed shows by now.
     sleep(CALM);
     for crowd in &crowds {
