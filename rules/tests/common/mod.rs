@@ -226,3 +226,8 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
         ),
     ]
 }
+
+/// One shared address of each family.
+pub fn both() -> Wanted {
+    wanted(&["192.0.2.53", "2001:db8::53"])
+}

@@ -295,21 +295,25 @@ impl Node {
     /// kernel has answered.
     pub(super) fn apply(&mut self, target: Holdings) {
         let none = Holding::default();
-        let (mut acquired, mut released) = (0, 0);
+        let (mut acquired, mut given_up) = (0, Claims::new());
         let services: BTreeSet<String> = target.keys().chain(self.held.keys()).cloned().collect();
         for service in services {
             let before = self.held.get(&service).unwrap_or(&none);
             let after = target.get(&service).unwrap_or(&none);
             acquired += after.accepted.minus(&before.accepted).len();
-            released += before.accepted.minus(&after.accepted).len();
             let still = after.incoming.or(&after.taking);
-            self.orphans.given_up(&service, &before.accepted.minus(&after.accepted), self.stamp.seq + 1);
+            let gone = before.accepted.minus(&after.accepted);
+            if !gone.is_empty() {
+                given_up.insert(service.clone(), gone);
+            }
             let both = if self.broken(Broken::WordsFirst) { after.clone() } else { before.or(after) };
             self.held.insert(service.clone(), both);
             if let Some(ready) = self.ready.get_mut(&service) {
                 *ready = ready.and(&still);
             }
         }
+        let released = given_up.values().map(SliceSet::len).sum();
+        self.orphans.given_up(&given_up, self.stamp.seq + 1);
         self.change_id += 1;
         self.retry_at = None;
         self.refused = false;

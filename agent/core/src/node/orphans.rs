@@ -42,13 +42,15 @@ impl Orphans {
     }
 
     /// These slices are not ours any more, so whoever gets them may open connections that no list has.
-    pub(super) fn given_up(&mut self, service: &str, slices: &SliceSet, next_seq: u64) {
+    pub(super) fn given_up(&mut self, slices: &Claims, next_seq: u64) {
         if self.slices.is_empty() || slices.is_empty() {
             return;
         }
         self.round = next_seq.max(self.round + 1);
-        for listed in self.listed.values_mut().filter_map(|claims| claims.get_mut(service)) {
-            *listed = listed.minus(slices);
+        for claims in self.listed.values_mut() {
+            for (service, gone) in slices {
+                claims.entry(service.clone()).and_modify(|listed| *listed = listed.minus(gone));
+            }
         }
     }
 

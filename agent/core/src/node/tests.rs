@@ -10,6 +10,7 @@ mod versions;
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::time::Duration;
@@ -17,7 +18,7 @@ use core::time::Duration;
 use self::orphans::{Elsewhere, Lists};
 use super::*;
 use crate::holding::{Holding, Standing};
-use crate::report::HostState;
+use crate::report::{HostState, Report};
 use crate::slices::SliceSet;
 use crate::view::DefinitionId;
 
