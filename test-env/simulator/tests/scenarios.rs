@@ -6,7 +6,7 @@ use onemac_core::node::{Mutation, Partition};
 use onemac_core::time::Timing;
 use onemac_sim::check::{Checks, Violation};
 use onemac_sim::clock::MS;
-use onemac_sim::config::Config;
+use onemac_sim::config::{CONNECTIONS_END, Config};
 use onemac_sim::fault::{Fault, Life, Planned};
 use onemac_sim::run::{is_whole, run};
 use onemac_sim::world::World;
@@ -22,6 +22,7 @@ fn config(hosts: usize, partition: Partition) -> Config {
         drift_ppm: 0,
         relays: false,
         reads_every_ms: 0,
+        connections_end: CONNECTIONS_END,
         trouble_ms: 8000,
         mutation: None,
     }

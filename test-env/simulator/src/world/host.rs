@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use onemac_core::node::{Follow, Input, Memory, Node, Start};
-use onemac_core::report::{HostState, Stamp};
+use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
 
 use super::{Event, World, name};
@@ -13,7 +14,8 @@ use crate::check::Moved;
 use crate::clock::{At, Clock, MS};
 use crate::dice::Dice;
 use crate::fault::Life;
-use crate::kernel::{Holds, Kernel, Work};
+use crate::kernel::{Elsewhere, Holds, Kernel, Work};
+use crate::mask::Mask;
 use crate::network::{Datagram, Said};
 
 /// Longer than any run.
@@ -51,7 +53,13 @@ pub struct Host {
     /// What came by way of others, the newest report of each life.
     pub(super) gossip: BTreeMap<(usize, u64), Rc<Said>>,
     /// The newest report that the core was given of each host.
-    pub(super) given: BTreeMap<usize, Stamp>,
+    pub(super) given: BTreeMap<usize, Arc<Report>>,
+    /// What others have listed of their connections.
+    pub(super) lists: Elsewhere,
+    /// Slices of which connections have died with hosts, as far as the agent could know.
+    pub(super) orphaned: Mask,
+    /// When the last of those died for this one.
+    pub(super) bereaved_at: At,
     /// What the last agent kept for the next.
     pub(super) memory: Option<Box<Memory>>,
     pub(super) greatest_incarnation: u64,
@@ -80,8 +88,17 @@ impl Host {
             memory: None,
             gossip: BTreeMap::new(),
             given: BTreeMap::new(),
+            lists: Elsewhere::new(),
+            orphaned: Mask::default(),
+            bereaved_at: 0,
             greatest_incarnation: 0,
         }
+    }
+
+    /// Lists and deaths are an agent's memories of one life.
+    pub(super) fn forget_deaths(&mut self) {
+        self.lists.clear();
+        self.orphaned = Mask::default();
     }
 
     /// Whether the agent is handing over.
@@ -168,6 +185,7 @@ impl World {
         h.answers.clear();
         h.gossip.clear();
         h.given.clear();
+        h.forget_deaths();
     }
 
     /// The agent ends in order and takes down what it had put up.
@@ -180,6 +198,7 @@ impl World {
         h.wake = None;
         h.gossip.clear();
         h.given.clear();
+        h.forget_deaths();
         self.ask_kernel(host, Work::Clear);
     }
 
@@ -235,11 +254,12 @@ impl World {
                 (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
             Work::Renew(until) => h.kernel.lease_until = until,
-            Work::Apply(change) => {
+            Work::Apply(change, elsewhere) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.
                 if !refused || self.dice.chance(200) {
-                    h.kernel.holds = Holds::of(&change.slices, &self.config.services, self.config.slices);
+                    let c = &self.config;
+                    h.kernel.holds = Holds::of(&change.slices, elsewhere, &c.services, c.slices);
                     h.kernel.lease_until = change.lease_until.unwrap_or_default();
                     h.emptied |= h.agent == agent;
                 }
