@@ -1,6 +1,6 @@
 //! One host: an agent that comes and goes, and a kernel that stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct Host {
     pub(super) given: BTreeMap<usize, Arc<Report>>,
     /// What others have listed of their connections.
     pub(super) lists: Elsewhere,
+    /// The hosts that the agent has seen die in this life, and not come back.
+    pub(super) gone: BTreeSet<usize>,
     /// Slices of which connections have died with hosts, as far as the agent could know.
     pub(super) orphaned: Mask,
     /// When the last of those died for this one.
@@ -89,6 +91,7 @@ impl Host {
             gossip: BTreeMap::new(),
             given: BTreeMap::new(),
             lists: Elsewhere::new(),
+            gone: BTreeSet::new(),
             orphaned: Mask::default(),
             bereaved_at: 0,
             greatest_incarnation: 0,
@@ -98,6 +101,7 @@ impl Host {
     /// Lists and deaths are an agent's memories of one life.
     pub(super) fn forget_deaths(&mut self) {
         self.lists.clear();
+        self.gone.clear();
         self.orphaned = Mask::default();
     }
 

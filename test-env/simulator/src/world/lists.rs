@@ -122,8 +122,13 @@ impl World {
         let h = &mut self.hosts[host];
         match decision {
             Decision::Started { .. } => h.forget_deaths(),
+            Decision::HostAlive { host: back, .. } => drop(index(back).map(|back| h.gone.remove(&back))),
             Decision::HostGone { host: gone, .. } => {
-                let Some(last) = index(gone).and_then(|gone| h.given.get(&gone)) else { return };
+                let Some(gone) = index(gone) else { return };
+                // What it has listed has died with it.
+                h.lists.retain(|&(of, _), _| of != gone);
+                h.gone.insert(gone);
+                let Some(last) = h.given.get(&gone) else { return };
                 let died = lived_on(last, &self.config.services, self.config.slices);
                 h.orphaned = h.orphaned.or(&died);
                 h.bereaved_at = self.now;
@@ -132,13 +137,28 @@ impl World {
         }
     }
 
-    /// Slices of which connections have died, and whose owner does not tell their clients, although it has
-    /// known for `patience`. Nobody asks while owners change, nor are they told while hosts do not answer.
+    /// Slices of which connections have died, and whose owner does not tell their clients, although it has known
+    /// for `patience` and whoever else has connections of them can answer.
     pub fn unanswered(&self, patience: At) -> Vec<(usize, Mask)> {
         let knows = |h: &Host| h.node.is_some() && h.bereaved_at + patience <= self.now;
         let hosts = self.hosts.iter().enumerate().filter(|(_, h)| knows(h));
-        let silent = hosts.map(|(i, h)| (i, h.orphaned.and(&h.kernel.holds.silent)));
-        silent.filter(|(_, slices)| !slices.is_empty()).collect()
+        hosts.map(|(i, h)| (i, self.silent(h))).filter(|(_, slices)| !slices.is_empty()).collect()
+    }
+
+    fn silent(&self, h: &Host) -> Mask {
+        let holds = &h.kernel.holds;
+        let mut silent = holds.silent;
+        let listed_by_the_dead = holds.elsewhere.keys().filter(|(of, _)| h.gone.contains(of));
+        listed_by_the_dead.for_each(|&(_, slice)| silent.insert(slice));
+        let silent = silent.and(&h.orphaned);
+        if silent.is_empty() {
+            return silent;
+        }
+        let unnoticed = |other: usize| self.hosts[other].node.is_none() && !h.gone.contains(&other);
+        let missing = h.given.iter().filter(|&(&other, _)| unnoticed(other)).map(|(_, last)| &last.moving);
+        missing.fold(silent, |silent, moving| {
+            silent.minus(&Mask::of(moving, &self.config.services, self.config.slices))
+        })
     }
 }
 
