@@ -38,6 +38,8 @@ const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const REG: u32 = libc::NFT_REG_1 as u32;
 /// Behind the first four bytes of it.
 const REG_SECOND: u32 = libc::NFT_REG32_01 as u32;
+/// The first of the registers in words of four bytes, by which the kernel counts within those of 16.
+const REG_WORDS: u32 = libc::NFT_REG32_00 as u32;
 /// Where a hash finds its input.
 const REG_HASHED: u32 = libc::NFT_REG_2 as u32;
 
@@ -214,6 +216,13 @@ impl Expr {
                 known.require(needs, code);
                 code.push(load(bytes, REG));
             }
+            Self::FieldPair(first, second) => {
+                let ((first, needs), (second, needs_too)) = (first.place(), second.place());
+                known.require(needs, code);
+                known.require(needs_too, code);
+                code.push(load(first, REG));
+                code.push(load(second, behind(first)));
+            }
             Self::Raw(bytes) => code.push(load(bytes, REG)),
             Self::Bits(bytes, bits) => {
                 code.push(load(bytes, REG));
@@ -366,6 +375,7 @@ impl Field {
             Self::ArpDaddrIp => (Network, 24, 4, Needs::Ethertype(ETH_P_ARP)),
             Self::IcmpType => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IP), 1)),
             Self::Icmpv6Type => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IPV6), 58)),
+            Self::TcpSport => (Transport, 0, 2, Needs::Protocol(None, IPPROTO_TCP)),
         };
         (RawField { base, offset, len }, needs)
     }
@@ -411,6 +421,8 @@ impl KeyType {
             Self::Slice { .. } | Self::Raw(_) => TYPE_INTEGER,
             Self::RawPair(..) => TYPE_INTEGER << TYPE_BITS | TYPE_INTEGER,
             Self::ProtocolPort => TYPE_INET_PROTOCOL << TYPE_BITS | TYPE_INET_SERVICE,
+            Self::Ipv4Port => TYPE_IPADDR << TYPE_BITS | TYPE_INET_SERVICE,
+            Self::Ipv6Port => TYPE_IP6ADDR << TYPE_BITS | TYPE_INET_SERVICE,
         }
     }
 
@@ -422,7 +434,8 @@ impl KeyType {
             Self::IcmpType | Self::Icmpv6Type => 1,
             Self::Raw(field) => field.len,
             Self::RawPair(a, b) => a.len.next_multiple_of(4) + b.len.next_multiple_of(4),
-            Self::ProtocolPort => 8,
+            Self::ProtocolPort | Self::Ipv4Port => 8,
+            Self::Ipv6Port => 20,
         }
     }
 }
@@ -478,6 +491,12 @@ fn load(bytes: RawField, register: u32) -> Bytecode {
             (sys::NFTNL_EXPR_PAYLOAD_LEN, U32(bytes.len)),
         ],
     }
+}
+
+/// The register behind what was loaded into [`REG`], as nft numbers them: by 16 bytes where one begins there.
+fn behind(bytes: RawField) -> u32 {
+    let words = bytes.len.div_ceil(4);
+    if words.is_multiple_of(4) { REG + words / 4 } else { REG_WORDS + words }
 }
 
 fn meta(key: i32) -> Bytecode {

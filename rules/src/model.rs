@@ -131,6 +131,10 @@ pub enum KeyType {
     RawPair(RawField, RawField),
     /// `type inet_proto . inet_service`
     ProtocolPort,
+    /// `type ipv4_addr . inet_service`
+    Ipv4Port,
+    /// `type ipv6_addr . inet_service`
+    Ipv6Port,
 }
 
 /// A protocol that has ports.
@@ -221,6 +225,10 @@ pub enum Key {
     RawPair(Vec<u8>, Vec<u8>),
     /// A protocol, and a port of it.
     ProtocolPort(Protocol, u16),
+    /// An IPv4 address, and a port there.
+    Ipv4Port(Ipv4Addr, u16),
+    /// An IPv6 address, and a port there.
+    Ipv6Port(Ipv6Addr, u16),
 }
 
 /// A chain of rules.
@@ -325,6 +333,8 @@ pub enum Op {
 pub enum Expr {
     /// A header field that nft knows by name.
     Field(Field),
+    /// Such a field, and after it another.
+    FieldPair(Field, Field),
     /// Bytes that it does not.
     Raw(RawField),
     /// `@base,offset,length & mask`: some bits of two such bytes.
@@ -390,6 +400,7 @@ pub enum Field {
     ArpDaddrIp,
     IcmpType,
     Icmpv6Type,
+    TcpSport,
 }
 
 /// A constant to compare with.
@@ -470,6 +481,8 @@ impl Key {
             Self::Raw(bytes) => crate::text::hex(bytes),
             Self::RawPair(a, b) => format!("{} . {}", crate::text::hex(a), crate::text::hex(b)),
             Self::ProtocolPort(protocol, port) => format!("{} . {port}", protocol.name()),
+            Self::Ipv4Port(a, port) => format!("{a} . {port}"),
+            Self::Ipv6Port(a, port) => format!("{a} . {port}"),
         }
     }
 }

@@ -141,6 +141,8 @@ impl KeyType {
             Self::Raw(field) => format!("typeof {}", field.to_nft()),
             Self::RawPair(a, b) => format!("typeof {} . {}", a.to_nft(), b.to_nft()),
             Self::ProtocolPort => "type inet_proto . inet_service".into(),
+            Self::Ipv4Port => "type ipv4_addr . inet_service".into(),
+            Self::Ipv6Port => "type ipv6_addr . inet_service".into(),
         }
     }
 }
@@ -233,6 +235,7 @@ impl Expr {
     fn to_nft(self) -> String {
         match self {
             Self::Field(field) => field.to_nft().into(),
+            Self::FieldPair(a, b) => format!("{} . {}", a.to_nft(), b.to_nft()),
             Self::Raw(raw) => raw.to_nft(),
             Self::Bits(raw, mask) => format!("{} & {mask:#x}", raw.to_nft()),
             Self::RawPair(a, b) => format!("{} . {}", a.to_nft(), b.to_nft()),
@@ -287,6 +290,7 @@ impl Field {
             Self::ArpDaddrIp => "arp daddr ip",
             Self::IcmpType => "icmp type",
             Self::Icmpv6Type => "icmpv6 type",
+            Self::TcpSport => "tcp sport",
         }
     }
 }

@@ -37,7 +37,7 @@ impl KeyType {
     /// The byte order of the key, as nft keeps it.
     fn order(self) -> u32 {
         match self {
-            Self::RawPair(..) | Self::ProtocolPort => ORDER_NONE,
+            Self::RawPair(..) | Self::ProtocolPort | Self::Ipv4Port | Self::Ipv6Port => ORDER_NONE,
             _ if self.is_host_order() => ORDER_HOST,
             _ => ORDER_NETWORK,
         }
@@ -57,7 +57,9 @@ impl KeyType {
                 Some(expression_userdata(EXPR_CONCAT, &parts))
             }
             // Of several types; the number of the type says which.
-            Self::ProtocolPort => Some(expression_userdata(EXPR_CONCAT, &[])),
+            Self::ProtocolPort | Self::Ipv4Port | Self::Ipv6Port => {
+                Some(expression_userdata(EXPR_CONCAT, &[]))
+            }
             _ => None,
         }
     }

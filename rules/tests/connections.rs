@@ -12,18 +12,6 @@ use std::{
 
 use common::{frame::*, lab::*, *};
 use onemac_rules::netlink::{Connection, Netfilter, TcpState};
-use socket2::{Domain, Socket, Type};
-
-fn connect(from: IpAddr) -> TcpStream {
-    let (domain, vip) = match from {
-        IpAddr::V4(_) => (Domain::IPV4, IpAddr::from(VIP4)),
-        IpAddr::V6(_) => (Domain::IPV6, VIP6.into()),
-    };
-    let socket = Socket::new(domain, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.connect(&SocketAddr::new(vip, PORT).into()).unwrap();
-    socket.into()
-}
 
 fn known(host: &Host, vips: &'static [IpAddr]) -> Vec<Connection> {
     let mut found = host.netns.run(|| Netfilter::open().unwrap().connections(vips).unwrap());
@@ -40,7 +28,7 @@ fn connections_are_seen_with_state_and_age() {
     let clients = [client4(1), client6(1)];
     let streams = lab.client.run(move || {
         clients.map(|from| {
-            let mut stream = connect(from);
+            let mut stream = connect(SocketAddr::new(from, 0)).unwrap();
             // The host has said its number: the handshake is over on both sides.
             stream.read_exact(&mut [0]).unwrap();
             stream

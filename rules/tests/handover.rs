@@ -22,17 +22,11 @@ use std::{
 use common::{frame::*, lab::*, *};
 use nix::libc;
 use onemac_rules::{MacAddr, Standing};
-use socket2::{Domain, Socket, Type};
 
 /// Longer than any busy machine takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two steps: many packets.
 const STEP: Duration = Duration::from_millis(150);
-
-fn vip(of: IpAddr) -> SocketAddr {
-    let vip = if of.is_ipv4() { IpAddr::from(VIP4) } else { VIP6.into() };
-    SocketAddr::new(vip, PORT)
-}
 
 /// The hosts that answered each number.
 type Answers = BTreeMap<u64, Vec<u8>>;
@@ -114,11 +108,7 @@ impl Connection {
     }
 
     fn open_patiently(from: IpAddr) -> Self {
-        let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-        socket.connect(&vip(from).into()).unwrap_or_else(|e| panic!("{from}: {e}"));
-        let mut stream = TcpStream::from(socket);
+        let mut stream = connect(SocketAddr::new(from, 0)).unwrap_or_else(|e| panic!("{from}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut host = [0];

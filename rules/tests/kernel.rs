@@ -48,7 +48,7 @@ proptest! {
 
     /// Whatever was there before: one transaction, and then what is wanted.
     #[test]
-    fn one_follows_the_other(former in any_wanted(), wanted in any_wanted(), kept in any::<[bool; 6]>()) {
+    fn one_follows_the_other(former in any_wanted(), wanted in any_wanted(), kept in any::<[bool; 7]>()) {
         in_namespace(move || {
             // Not all is different.
             let keep = |n: usize| kept[n];
@@ -60,6 +60,7 @@ proptest! {
                 slices: if keep(3) { former.slices } else { wanted.slices },
                 seed: if keep(4) { former.seed } else { wanted.seed },
                 services: if keep(5) { former.services.clone() } else { wanted.services },
+                elsewhere: if keep(6) { former.elsewhere.clone() } else { wanted.elsewhere },
                 lease: wanted.lease,
             };
             let former = Wanted { device: DEVICE.into(), ..former };
@@ -80,6 +81,10 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         any::<[u8; 16]>().prop_map(IpAddr::from),
         Just(IpAddr::V6(Ipv6Addr::LOCALHOST)),
     ];
+    let client = (
+        prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)],
+        any::<u16>(),
+    );
     let lease = (any::<u32>(), any::<u64>()).prop_map(|(ms, deadline_unix_ns)| Lease {
         // Long enough to be listed, short enough for nft 1.0.6 to print.
         timeout: Duration::from_millis(60_000 + u64::from(ms)),
@@ -92,10 +97,17 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         prop::collection::vec(vip, 1..5),
         (4u32..=12).prop_map(|power| 1 << power),
         (any::<u64>(), any::<bool>(), 0usize..3),
-        prop::option::of(lease),
+        (prop::option::of(lease), prop::collection::btree_set(client, 0..20)),
     )
         .prop_map(
-            |(device, (device_mac, cluster_mac, seed), vips, slices, (which, tracked, more), lease)| Wanted {
+            |(
+                device,
+                (device_mac, cluster_mac, seed),
+                vips,
+                slices,
+                (which, tracked, more),
+                (lease, elsewhere),
+            )| Wanted {
                 device: device.into(),
                 device_mac: device_mac.into(),
                 cluster_mac: cluster_mac.into(),
@@ -106,11 +118,14 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                     .into_iter()
                     .skip(more)
                     .map(|service| Service {
-                        slices: (0..slices).map(|n| (n, EACH[(which.rotate_left(n) % 7) as usize])).collect(),
+                        slices: (0..slices)
+                            .map(|n| (n, EACH[which.rotate_left(n) as usize % EACH.len()]))
+                            .collect(),
                         tracked,
                         ..service
                     })
                     .collect(),
+                elsewhere,
                 lease,
             },
         )
@@ -345,8 +360,9 @@ fn foreign_tables_are_untouched() {
         netfilter.install(&ruleset(&both())).unwrap();
         netfilter.install(&ruleset(&Wanted { seed: 1, ..both() })).unwrap();
         let other = Wanted { seed: 1, ..both() };
-        let to = [other.services[0].owning([1])];
-        netfilter.change(&other.services, &to, Some((DEVICE, lease()))).unwrap();
+        let to =
+            Wanted { services: vec![other.services[0].owning([1])], elsewhere: elsewhere(), ..other.clone() };
+        netfilter.change(&other, &to).unwrap();
         netfilter.drop_lease().unwrap();
         assert!(netfilter.exists().unwrap());
         assert!(
@@ -399,18 +415,19 @@ fn large_transactions_are_one_transaction() {
     in_namespace(|| {
         let mut netfilter = Netfilter::open().unwrap();
         let (_, base) = golden_cases().pop().unwrap();
-        let all = [everything().owning(0..4096)];
+        let largest = Wanted { slices: 4096, services: vec![everything().owning(0..4096)], ..base };
         let relayed = (0..4096).map(|n| (n, Standing::Relaying(PEER)));
-        let relayed = [Service { slices: relayed.collect(), ..everything() }];
-        let largest = Wanted { slices: 4096, services: all.to_vec(), ..base };
+        let relayed = Service { slices: relayed.collect(), ..everything() };
+        let relayed = Wanted { services: vec![relayed], ..largest.clone() };
+        let nothing = serving(&largest, [everything()]);
         let held = |netfilter: &mut Netfilter| netfilter.standings().unwrap().unwrap().services;
         netfilter.install(&ruleset(&largest)).unwrap();
-        assert_eq!(held(&mut netfilter)["default"], all[0].slices);
-        netfilter.change(&all, &relayed, Some((DEVICE, lease()))).unwrap();
-        assert_eq!(held(&mut netfilter)["default"], relayed[0].slices);
-        netfilter.change(&relayed, &[everything()], None).unwrap();
+        assert_eq!(held(&mut netfilter)["default"], largest.services[0].slices);
+        netfilter.change(&largest, &relayed).unwrap();
+        assert_eq!(held(&mut netfilter)["default"], relayed.services[0].slices);
+        netfilter.change(&relayed, &nothing).unwrap();
         assert_eq!(held(&mut netfilter)["default"], [].into());
-        netfilter.change(&[everything()], &all, Some((DEVICE, lease()))).unwrap();
+        netfilter.change(&nothing, &largest).unwrap();
         assert_eq!(netfilter.verify(&ruleset(&largest)).unwrap(), []);
         run("nft", &["list", "ruleset"]);
 
@@ -451,14 +468,13 @@ fn changes_hold_while_others_commit() {
             let started = Instant::now();
             for n in 0..300u64 {
                 let slice = (n % 64) as u32;
-                let mut to = wanted.services.clone();
-                to[0].slices.insert(slice, EACH[(n % 7) as usize]);
-                let renewed = Lease { deadline_unix_ns: lease().deadline_unix_ns + n, ..lease() };
-                netfilter
-                    .change(&wanted.services, &to, Some((DEVICE, renewed)))
-                    .unwrap_or_else(|e| panic!("change {n}: {e}"));
-                wanted.services = to;
-                wanted.lease = Some(renewed);
+                let mut to = wanted.clone();
+                to.services[0].slices.insert(slice, EACH[n as usize % EACH.len()]);
+                to.elsewhere =
+                    elsewhere().into_iter().filter(|(_, port)| u64::from(*port) % 3 == n % 3).collect();
+                to.lease = Some(Lease { deadline_unix_ns: lease().deadline_unix_ns + n, ..lease() });
+                netfilter.change(&wanted, &to).unwrap_or_else(|e| panic!("change {n}: {e}"));
+                wanted = to;
             }
             println!("one change: {:?} on average", started.elapsed() / 300);
             // Let the other one be seen, however busy the machine is.
@@ -493,8 +509,8 @@ fn a_refused_change_changes_nothing() {
         let mut netfilter = Netfilter::open().unwrap();
         let without = Wanted { lease: None, ..both() };
         netfilter.install(&ruleset(&without)).unwrap();
-        let to = [everything().owning([1, 64])];
-        let error = netfilter.change(&without.services, &to, Some((DEVICE, lease()))).unwrap_err();
+        let to = Wanted { services: vec![everything().owning([1, 64])], elsewhere: elsewhere(), ..both() };
+        let error = netfilter.change(&without, &to).unwrap_err();
         let Error::Rejected { what, errno, .. } = &error else { panic!("{error:?}") };
         assert_eq!((what.as_str(), *errno), ("remove elements from set netdev onemac slices", Errno::ENOENT));
         assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), [], "{error}");

@@ -244,7 +244,7 @@ fn slices_change_hands_at_once() {
     with_rules(|mut wire, mut netfilter| {
         let mine = &host().services[0];
         let others = (0..host().slices).filter(|n| !mine.slices.contains_key(n));
-        netfilter.change(&host().services, &[mine.owning(others)], None).unwrap();
+        netfilter.change(&host(), &serving(&host(), [mine.owning(others)])).unwrap();
         let udp = |client| for_cluster(ETH_IP, &ip4(client, VIP4, UDP, 0, &[0; 20]));
         assert!(!wire.passes_in(&udp(mine4())));
         assert!(wire.passes_in(&udp(theirs4())));

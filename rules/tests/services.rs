@@ -106,7 +106,7 @@ fn services_change_independently() {
                 slices: [(3, Standing::Own), (4, Standing::Relaying(PEER))].into(),
                 ..to[n].clone()
             };
-            netfilter.change(&now, &to, None).unwrap();
+            netfilter.change(&serving(&wanted, now), &serving(&wanted, to.clone())).unwrap();
             now = to;
             let found = netfilter.standings().unwrap().unwrap();
             // Without connections to follow there are fewer standings.
@@ -115,19 +115,20 @@ fn services_change_independently() {
                 let wanted = service.slices.iter().filter_map(|(n, standing)| match standing {
                     Standing::Foreign => None,
                     Standing::Moving if !service.tracked => None,
-                    Standing::Shared if !service.tracked => Some((*n, Standing::Own)),
+                    Standing::Shared | Standing::Heir if !service.tracked => Some((*n, Standing::Own)),
                     other => Some((*n, *other)),
                 });
                 assert_eq!(*held, wanted.collect(), "{}", service.name);
             }
         }
-        assert_eq!(netfilter.verify(&ruleset(&Wanted { services: now.clone(), ..wanted })).unwrap(), []);
+        let now = Wanted { services: now, ..wanted };
+        assert_eq!(netfilter.verify(&ruleset(&now)).unwrap(), []);
 
-        let error = netfilter.change(&now, &now[1..], None).unwrap_err();
+        let error = netfilter.change(&now, &serving(&now, &now.services[1..])).unwrap_err();
         assert!(error.to_string().contains("\"dns\""), "{error}");
         let mut other_ports = now.clone();
-        other_ports[0].ports = Some(Vec::new());
-        assert!(netfilter.change(&now, &other_ports, None).is_err());
+        other_ports.services[0].ports = Some(Vec::new());
+        assert!(netfilter.change(&now, &other_ports).is_err());
     });
 }
 

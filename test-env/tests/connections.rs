@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Result, ensure};
 use onemac_test_env::Plan;
 use onemac_test_env::dns::Counts;
-use onemac_test_env::moves::{Kind, Script};
+use onemac_test_env::moves::{Kind, Move, Script};
 use onemac_test_env::tcp::Load;
 use onemac_test_env::tcp::trial::{self, Traffic};
 
@@ -41,8 +41,21 @@ fn moves_break_no_connection_and_turn_nobody_away() -> Result<()> {
 #[test]
 fn a_dead_hosts_clients_are_told_at_once_and_nobody_elses() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let death = trial::death(&patient(4), TRAFFIC)?;
+    let death = trial::death(&patient(4), &[], TRAFFIC)?;
     eprintln!("{death}");
+    death.ensure_told()
+}
+
+/// Two hosts are drained one after the other and keep what they have, so slices of the host that dies have
+/// connections on it, on those two, or on all three. Its heirs are silent to what lives elsewhere.
+#[test]
+fn so_are_those_whose_slices_others_have_connections_of() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let load = Load { connections: 300, addresses: 150, ..Load::USUAL };
+    let moves = [Move::Drain(3), Move::Drain(1), Move::Resume(3)];
+    let death = trial::death(&patient(4), &moves, Traffic { load, ..TRAFFIC })?;
+    eprintln!("{death}");
+    ensure!(death.entangled > 50, "{death}");
     death.ensure_told()
 }
 

@@ -32,6 +32,8 @@ pub struct Holding {
     pub shared: SliceSet,
     /// Of those, it is known which connections do: all others are reset. A part of `shared`.
     pub heir: SliceSet,
+    /// Whose lists say so, and of which of these slices.
+    pub listed: BTreeMap<String, SliceSet>,
     /// Of what is accepted, another host still relays what it gets.
     pub taking: SliceSet,
     /// What could be a new flow is sent on to these hosts; connections that live here are accepted.
@@ -99,21 +101,29 @@ impl Holding {
 
     /// What may be held while it is not known whether the kernel has this or `other`.
     pub fn or(&self, other: &Holding) -> Holding {
-        let mut relayed = self.relayed.clone();
-        for (to, slices) in &other.relayed {
-            let known = relayed.entry(to.clone()).or_default();
-            *known = known.or(slices);
-        }
         Holding {
             accepted: self.accepted.or(&other.accepted),
             shared: self.shared.or(&other.shared),
             heir: self.heir.or(&other.heir),
+            listed: by_host(&self.listed, &other.listed),
             taking: self.taking.or(&other.taking),
-            relayed,
+            relayed: by_host(&self.relayed, &other.relayed),
             incoming: self.incoming.or(&other.incoming),
             moving: self.moving.or(&other.moving),
         }
     }
+}
+
+fn by_host(
+    one: &BTreeMap<String, SliceSet>,
+    other: &BTreeMap<String, SliceSet>,
+) -> BTreeMap<String, SliceSet> {
+    let mut both = one.clone();
+    for (host, slices) in other {
+        let known = both.entry(host.clone()).or_default();
+        *known = known.or(slices);
+    }
+    both
 }
 
 /// One set of every service.
@@ -135,6 +145,7 @@ mod tests {
             accepted: set(&[1, 2, 3, 7]),
             shared: set(&[2, 3, 7]),
             heir: set(&[7]),
+            listed: BTreeMap::new(),
             taking: set(&[3]),
             relayed: BTreeMap::from([("b".into(), set(&[4]))]),
             incoming: set(&[5]),

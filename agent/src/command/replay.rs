@@ -4,7 +4,7 @@ use std::path::Path;
 
 use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
-use onemac_core::report::Report;
+use onemac_core::report::{Claims, Report};
 use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 
@@ -93,6 +93,7 @@ fn decision(action: Action) -> Decision {
                 format!("kernel, change {}: accept {} slices", change.id, count(|h| h.accepted.len()));
             for (what, slices) in [
                 ("shared", count(|h| h.shared.len())),
+                ("heir", count(|h| h.heir.len())),
                 ("taken over", count(|h| h.taking.len())),
                 ("sent on", count(|h| h.all_relayed().len())),
                 ("taken from who sends on", count(|h| h.incoming.len())),
@@ -112,6 +113,9 @@ fn decision(action: Action) -> Decision {
             };
             (format!("say to {to}: {}", word(&report)), false)
         }
+        Action::Ask { host, slices, .. } => {
+            (format!("ask {host} what lives there of {} slices", total(&slices)), true)
+        }
         Action::Remember(Some(_)) => ("keep what the next agent needs".into(), false),
         Action::Remember(None) => ("keep nothing for the next agent".into(), false),
         Action::Changed(_) => ("go by the new definition".into(), true),
@@ -128,6 +132,11 @@ fn describe(input: &Input) -> String {
         Input::Committed { change, ok: true } => format!("the kernel has made change {change}"),
         Input::Committed { change, ok: false } => format!("the kernel has refused change {change}"),
         Input::Stranger { host } => format!("somebody at {host}'s address fails authentication"),
+        Input::OtherVersion { host, serves, newer } => {
+            let which = if *newer { "a newer" } else { "an older" };
+            let what = if *serves { "serves" } else { "waits" };
+            format!("{host} speaks {which} version of the protocol and {what}")
+        }
         Input::Leave => "the operator wants this host to leave".into(),
         Input::Drain { service } => format!("the operator drains {}", which(service)),
         Input::Resume { service } => format!("the operator resumes {}", which(service)),
@@ -135,6 +144,9 @@ fn describe(input: &Input) -> String {
         Input::Stage(_) => "the operator has another definition".into(),
         Input::Looked(look) => {
             format!("{} connections of slices that have moved on are left", look.left.connections)
+        }
+        Input::Listed { host, slices, .. } => {
+            format!("{host} has listed its connections of {} slices", total(slices))
         }
         Input::Link { up: true } => "the service device has a carrier".into(),
         Input::Link { up: false } => "the service device has lost its carrier".into(),
@@ -145,9 +157,13 @@ fn which(service: &Option<String>) -> &str {
     service.as_deref().unwrap_or("everything")
 }
 
+fn total(slices: &Claims) -> u32 {
+    slices.values().map(SliceSet::len).sum()
+}
+
 /// A report in a few words.
 fn word(report: &Report) -> String {
     let view = report.view.map_or_else(|| "no view".into(), |id| format!("view {id}"));
-    let slices: u32 = report.claims.values().map(SliceSet::len).sum();
+    let slices = total(&report.claims);
     format!("{:?}, {view}, {slices} slices (number {})", report.state, report.stamp.seq).to_lowercase()
 }

@@ -95,7 +95,9 @@ impl Driver {
         };
         // What holds this host back has been said; the same hosts are not listed once more below.
         let told = |h: &HostStatus| match &core.hold {
-            Some(Hold::Definition { hosts } | Hold::Secret { hosts }) => hosts.contains(&h.name),
+            Some(Hold::Definition { hosts } | Hold::Secret { hosts } | Hold::Version { hosts }) => {
+                hosts.contains(&h.name)
+            }
             Some(Hold::Listening { missing } | Hold::Minority { missing }) => missing.contains(&h.name),
             _ => false,
         };
@@ -134,11 +136,20 @@ impl Driver {
             );
         }
         let stranger = |h: &HostStatus| core.strangers.contains(&h.name);
-        let unheard = names(&mut others().filter(|h| h.state.is_none() && !stranger(h) && !told(h)));
+        let foreign = |h: &HostStatus| core.other_version.contains(&h.name);
+        let unheard =
+            names(&mut others().filter(|h| h.state.is_none() && !stranger(h) && !foreign(h) && !told(h)));
         if !unheard.is_empty() {
             add(
                 format!("never heard since this agent started: {unheard}"),
                 "start the agents there, or look for a firewall between the gossip addresses",
+            );
+        }
+        let other_version = names(&mut others().filter(|h| foreign(h) && !told(h)));
+        if !other_version.is_empty() {
+            add(
+                format!("{other_version} speak another version of the protocol and wait for this host to go"),
+                "upgrade every host to the same release",
             );
         }
         let strangers = names(&mut others().filter(|h| stranger(h) && !told(h)));

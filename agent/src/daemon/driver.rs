@@ -12,13 +12,16 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use super::life::Keeper;
+use super::lists::Lists;
 use super::looks::Looks;
 use super::orders::Desk;
 use super::{Signals, Terms, answers, notify, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
+use crate::gossip::Word;
 use crate::gossip::beacon::Beacon;
+use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
@@ -37,7 +40,7 @@ pub struct Inputs {
     /// Reports that came by way of others.
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
-    pub beacon_reports: mpsc::Receiver<Report>,
+    pub beacon_words: mpsc::Receiver<Word>,
     /// Whether the service device has a carrier.
     pub carrier: mpsc::UnboundedReceiver<bool>,
     /// Operators.
@@ -65,6 +68,7 @@ pub struct Driver {
     pub(super) keeper: Keeper,
     pub(super) desk: Desk,
     pub(super) looks: Looks,
+    pub(super) lists: Lists,
     recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
@@ -99,6 +103,7 @@ impl Driver {
             keeper,
             desk: Desk::new(),
             looks: Looks::new(),
+            lists: Lists::default(),
             recorder,
             wire_heard: BTreeMap::new(),
             committed,
@@ -123,20 +128,28 @@ impl Driver {
             let until_look = look.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick).await,
-                () = tokio::time::sleep(until_look), if look.is_some() => self.looks.start(&self.terms),
-                looked = self.looks.result(&self.node) => if let Some(looked) = looked {
-                    self.feed(looked).await;
+                () = tokio::time::sleep(until_look), if look.is_some() => {
+                    self.looks.start(&self.terms, self.lists.wanted());
+                }
+                looked = self.looks.result(&self.node) => if let Some((look, clients)) = looked {
+                    match clients {
+                        Some(clients) => self.answer_lists(look.at, &clients),
+                        // Asked for while that look was under way.
+                        None if self.lists.wanted() => self.looks.hurry(),
+                        None => {}
+                    }
+                    self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Report(report) => self.feed(Input::Heard(Arc::new(report))).await,
+                    Incoming::Word(word) => self.feed(word.into_input()).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(report) = inputs.beacon_reports.recv() => {
-                    self.wire_heard.insert(report.host.clone(), clock::now());
-                    self.feed(Input::Heard(Arc::new(report))).await;
+                Some(word) = inputs.beacon_words.recv() => {
+                    self.wire_heard.insert(word.host().to_owned(), clock::now());
+                    self.feed(word.into_input()).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
@@ -178,6 +191,7 @@ impl Driver {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
+        self.forget_lists();
         self.tell_systemd();
         if std::mem::take(&mut self.renewed) && self.may_restart() {
             self.restart().await;
@@ -199,6 +213,10 @@ impl Driver {
                     self.lease_until = Some(lease_until);
                     self.kernel.netfilter.renew(lease_until);
                     self.renewed = true;
+                }
+                Action::Ask { host, round, slices } => {
+                    let letter = Letter::List { round, slices }.encode();
+                    self.voices.wire.send_to_hosts(Some(&host), Kind::Letter, &letter);
                 }
                 Action::Remember(memory) => {
                     if let Err(error) = self.keeper.keep(memory) {
@@ -235,7 +253,8 @@ impl Driver {
     fn apply(&mut self, change: Change) {
         self.lease_until = change.lease_until;
         let services = kernel::services(&self.terms, &change.slices, &|host| self.node.mac_of(host));
-        let answer = self.kernel.netfilter.change(services, change.lease_until);
+        let elsewhere = self.lists.elsewhere(&change.slices);
+        let answer = self.kernel.netfilter.change(services, elsewhere, change.lease_until);
         let committed = self.committed.clone();
         tokio::spawn(async move {
             let ok = answer.await.unwrap_or(false);

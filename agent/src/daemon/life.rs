@@ -9,6 +9,7 @@ use onemac_core::view::DefinitionId;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
+use crate::gossip::VERSION;
 
 /// The file's form. Another number, or anything that is not understood, counts as no file.
 const FORM: u32 = 1;
@@ -23,6 +24,8 @@ pub struct Life {
     pub host: String,
     /// The definition by which the kernel was set up.
     pub definition: DefinitionId,
+    /// The version of the protocol that it spoke.
+    speaks: u8,
     /// The host's life, if it can go on.
     pub memory: Option<Box<Memory>>,
 }
@@ -37,15 +40,20 @@ pub struct Keeper {
 impl Keeper {
     /// Nothing is kept yet; what was kept before is still there.
     pub fn new(run_dir: &Path, host: &str, definition: DefinitionId) -> Self {
-        let life = Life { form: FORM, boot: boot(), host: host.into(), definition, memory: None };
+        let life =
+            Life { form: FORM, boot: boot(), host: host.into(), definition, speaks: VERSION, memory: None };
         Keeper { path: path(run_dir), life }
     }
 
-    /// What the last agent kept, if it is of this boot, this host and this definition.
+    /// What the last agent kept, if it is of this boot, this host and this definition. A life that spoke another
+    /// version of the protocol can not go on: the others would hear that a newer one serves.
     pub fn found(&self) -> Option<Life> {
-        let life: Life = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        let mut life: Life = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
         let same = (life.form, &life.boot, &life.host, life.definition)
             == (FORM, &self.life.boot, &self.life.host, self.life.definition);
+        if life.speaks != VERSION {
+            life.memory = None;
+        }
         same.then_some(life)
     }
 
@@ -112,6 +120,9 @@ mod tests {
         });
         keeper.keep(Some(memory.clone())).unwrap();
         assert_eq!(Keeper::new(&dir, "a", id).found().unwrap().memory, Some(memory));
+        keeper.life.speaks += 1;
+        keeper.write().unwrap();
+        assert_eq!(Keeper::new(&dir, "a", id).found().unwrap().memory, None);
         assert_eq!(Keeper::new(&dir, "b", id).found(), None);
         assert_eq!(Keeper::new(&dir, "a", DefinitionId([2; 16])).found(), None);
         fs::write(dir.join("life.json"), b"{").unwrap();

@@ -1,10 +1,11 @@
 //! Looks at the kernel's connections, while there are slices that have moved on.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use onemac_core::jhash;
-use onemac_core::node::{Input, Look, Node};
+use onemac_core::node::{Look, Node};
 use onemac_core::report::{Claims, Left};
 use onemac_core::time::Time;
 use onemac_definition::Definition;
@@ -31,10 +32,16 @@ pub struct Found {
 /// What a look has shown: living connections by service and slice.
 type Seen = BTreeMap<(String, u32), Found>;
 
+/// All clients with their ports, by service and slice, whether their connections are still living or not.
+pub type Clients = BTreeMap<(String, u32), Vec<(IpAddr, u16)>>;
+
+/// What came of a look, and when it began. Clients only if they were wanted.
+type Looked = (Time, Option<(Seen, Option<Clients>)>);
+
 /// When to look, and what was seen last.
 pub struct Looks {
-    done: mpsc::UnboundedSender<(Time, Option<Seen>)>,
-    results: mpsc::UnboundedReceiver<(Time, Option<Seen>)>,
+    done: mpsc::UnboundedSender<Looked>,
+    results: mpsc::UnboundedReceiver<Looked>,
     due: Option<Time>,
     looking: bool,
     pub seen: Option<Seen>,
@@ -62,8 +69,13 @@ impl Looks {
         }
     }
 
+    /// Somebody waits for the next look.
+    pub fn hurry(&mut self) {
+        self.due = self.due.map(|due| due.min(clock::now()));
+    }
+
     /// Looks, elsewhere: listing many connections takes a while.
-    pub fn start(&mut self, terms: &Terms) {
+    pub fn start(&mut self, terms: &Terms, with_clients: bool) {
         self.looking = true;
         self.due = None;
         let (definition, seed) = (terms.definition.clone(), terms.secret.hash_seed());
@@ -72,7 +84,11 @@ impl Looks {
             let at = clock::now();
             let seen = Rules::open().and_then(|mut rules| rules.connections(&definition.vips));
             let seen = match seen {
-                Ok(connections) => Some(sort(&definition, seed, &connections)),
+                Ok(connections) => {
+                    let slice = |c: &Connection| place(&definition, seed, c);
+                    let clients = with_clients.then(|| clients(&connections, slice));
+                    Some((sort(&connections, slice), clients))
+                }
                 Err(error) => {
                     tracing::debug!("{error}");
                     None
@@ -83,7 +99,7 @@ impl Looks {
     }
 
     /// What the core is to know of the next result.
-    pub async fn result(&mut self, node: &Node) -> Option<Input> {
+    pub async fn result(&mut self, node: &Node) -> Option<(Look, Option<Clients>)> {
         let (at, seen) = self.results.recv().await?;
         self.looking = false;
         let took = clock::now().since(at);
@@ -98,24 +114,36 @@ impl Looks {
             );
         }
         self.failed = seen.is_none();
-        let seen = seen?;
+        let (seen, clients) = seen?;
         let look = look(at, &seen, node);
         self.seen = Some(seen);
-        Some(Input::Looked(look))
+        Some((look, clients))
     }
 }
 
 /// Living connections by service and slice.
-fn sort(definition: &Definition, seed: u32, connections: &[Connection]) -> Seen {
+fn sort(connections: &[Connection], place: impl Fn(&Connection) -> (String, u32)) -> Seen {
     let mut seen = Seen::new();
     for connection in connections.iter().filter(|c| c.is_live()) {
-        let service = service_of(definition, connection.port);
-        let slice = jhash::slice_of(connection.client, definition.slices, seed);
-        let found = seen.entry((service.to_owned(), slice)).or_default();
+        let found = seen.entry(place(connection)).or_default();
         found.connections += 1;
         found.oldest = found.oldest.max(connection.age);
     }
     seen
+}
+
+fn clients(connections: &[Connection], place: impl Fn(&Connection) -> (String, u32)) -> Clients {
+    let mut clients = Clients::new();
+    for connection in connections {
+        clients.entry(place(connection)).or_default().push((connection.client, connection.client_port));
+    }
+    clients
+}
+
+/// Service and slice of a connection.
+fn place(definition: &Definition, seed: u32, connection: &Connection) -> (String, u32) {
+    let slice = jhash::slice_of(connection.client, definition.slices, seed);
+    (service_of(definition, connection.port).to_owned(), slice)
 }
 
 /// The service that has a TCP port.

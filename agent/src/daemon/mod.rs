@@ -4,6 +4,7 @@ mod answers;
 mod driver;
 mod incarnation;
 mod life;
+mod lists;
 mod lock;
 mod looks;
 mod orders;
@@ -135,7 +136,7 @@ async fn serve(
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
     let (index, mac) = kernel.service_device();
-    let (beacon, beacon_reports) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
+    let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
     let (up, carrier) = kernel.carrier()?;
@@ -159,7 +160,7 @@ async fn serve(
     doors.recorder.note(&Entry::Start(Box::new(start)));
     notify(&[NotifyState::Ready]);
     let Doors { wire, incoming, questions, signals, recorder } = doors;
-    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_reports, carrier, questions, signals };
+    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, carrier, questions, signals };
     let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder);
     if !up {
         driver.feed(Input::Link { up }).await;
@@ -206,6 +207,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         slices: definition.slices,
         seed: secret.hash_seed(),
         services: setup::kernel_services(definition),
+        elsewhere: Default::default(),
         lease: None,
     }
 }

@@ -181,6 +181,8 @@ impl Driver {
                 let reply = Letter::Reply { id, result }.encode();
                 self.voices.wire.send_to_hosts(Some(&from), Kind::Letter, &reply);
             }
+            Letter::List { round, slices } => self.asked_for_list(from, round, slices),
+            Letter::Listed(listing) => self.listed(from, listing).await,
             Letter::Reply { id, result } => {
                 if let Some(waiting) = self.desk.letters.remove(&id) {
                     let _ = waiting.send(result);

@@ -62,6 +62,10 @@ pub fn tell(event: &Event) -> (Volume, String) {
         Event::Stays => (Info, "stays after all".into()),
         Event::Leaving => (Info, "leaving: handing the slices over".into()),
         Event::Left => (Info, "left".into()),
+        Event::NewerVersion { hosts } => {
+            let hosts = hosts.join(", ");
+            (Warn, format!("{hosts} serve by a newer version of the protocol: starting over"))
+        }
         Event::Outvoted { hosts } => {
             (Warn, format!("{} serve by another definition and are more: starting over", hosts.join(", ")))
         }
@@ -78,6 +82,14 @@ pub fn explain(hold: &Hold) -> (String, String) {
         Hold::Definition { hosts } => (
             format!("{} run by another cluster definition, so this host accepts nothing", hosts.join(", ")),
             "copy the same definition to every host and restart the agents whose file changed".into(),
+        ),
+        Hold::Version { hosts } => (
+            format!(
+                "{} speak another version of the protocol, so this host accepts nothing for as long as they serve",
+                hosts.join(", ")
+            ),
+            "upgrade every host to the same release; the last host of the old one hands over when it is stopped"
+                .into(),
         ),
         Hold::Secret { hosts } => (
             format!("{} speak, but not with our secret, so this host accepts nothing", hosts.join(", ")),

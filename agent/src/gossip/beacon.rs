@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use onemac_core::report::Report;
+use super::Word;
 use tokio::sync::mpsc;
 
 use crate::kernel::packet::PacketSocket;
@@ -35,11 +35,7 @@ pub struct Beacon {
 
 impl Beacon {
     /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
-    pub fn open(
-        index: u32,
-        mac: [u8; 6],
-        gossip_key: &[u8; 32],
-    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
+    pub fn open(index: u32, mac: [u8; 6], gossip_key: &[u8; 32]) -> io::Result<(Self, mpsc::Receiver<Word>)> {
         let sealer = FrameSealer::new(gossip_key, mac);
         let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
         let (heard, reports) = mpsc::channel(QUEUE);
@@ -54,13 +50,13 @@ impl Beacon {
     }
 }
 
-fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Report>) {
+fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Word>) {
     let mut frame = vec![0; FRAME_MAX];
     while !heard.is_closed() {
         match socket.receive(&mut frame, Duration::from_secs(1)) {
             Ok(Some(len)) => {
-                if let Some(report) = sealer.open(&frame[..len]).and_then(super::decode) {
-                    let _ = heard.try_send(report);
+                if let Some(word) = sealer.open(&frame[..len]).and_then(super::decode) {
+                    let _ = heard.try_send(word);
                 }
             }
             Ok(None) => {}

@@ -1,6 +1,13 @@
-//! What an operator wants of another host, and what came of it.
+//! What agents have to say to one another besides their reports: what an operator wants of another host, and what
+//! an owner must know of connections that live elsewhere.
 
+use std::net::IpAddr;
+
+use onemac_core::report::{Claims, Stamp};
+use onemac_core::slices::SliceSet;
 use serde::{Deserialize, Serialize};
+
+use super::VERSION;
 
 /// An order of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +30,20 @@ pub enum Order {
     },
 }
 
-/// A word from one agent to another on behalf of an operator. Orders may arrive more than once.
+/// Connections that live on the host that says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// What was asked.
+    pub round: Stamp,
+    /// The service that they are with.
+    pub service: String,
+    /// All of these slices are listed, whether anything lives there or not.
+    pub slices: SliceSet,
+    /// The clients, with their TCP ports.
+    pub clients: Vec<(IpAddr, u16)>,
+}
+
+/// A word from one agent to another. Each may arrive more than once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Letter {
     /// Do this.
@@ -40,17 +60,27 @@ pub enum Letter {
         /// In words: what was done, or why not.
         result: Result<String, String>,
     },
+    /// List the connections of these slices: their former owner has died, and other connections with it.
+    List {
+        /// To be repeated in the answer.
+        round: Stamp,
+        /// Which slices.
+        slices: Claims,
+    },
+    /// These are some of them.
+    Listed(Listing),
 }
 
 impl Letter {
-    /// As bytes (postcard).
+    /// As bytes: the version of reports, then the letter (postcard).
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
     }
 
     /// From these bytes; `None` if they are none, or of another version of the program.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (letter, rest) = postcard::take_from_bytes(bytes).ok()?;
+        let letter = bytes.strip_prefix(&[VERSION])?;
+        let (letter, rest) = postcard::take_from_bytes(letter).ok()?;
         rest.is_empty().then_some(letter)
     }
 }

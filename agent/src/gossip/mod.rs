@@ -12,26 +12,88 @@ pub mod seal;
 pub mod spread;
 pub mod wire;
 
-use onemac_core::report::Report;
+use std::sync::Arc;
+
+use onemac_core::node::Input;
+use onemac_core::report::{HostState, Report};
 
 /// The largest report, encoded: well below the 64 KiB at which a chitchat value stops being replicated.
 pub const REPORT_MAX: usize = 16 * 1024;
 
-/// A report as bytes (postcard).
-pub fn encode(report: &Report) -> Option<Vec<u8>> {
-    postcard::to_stdvec(report).ok().filter(|bytes| bytes.len() <= REPORT_MAX)
+/// The version of what hosts say to one another. It changes whenever [`Report`] or anything in it does, or what it
+/// means; hosts of two versions never serve side by side.
+pub const VERSION: u8 = 1;
+
+/// What a host says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A report.
+    Report(Box<Report>),
+    /// A report in another version: no more is known than this.
+    Other {
+        /// Who speaks.
+        host: String,
+        /// Whether it takes part.
+        serves: bool,
+        /// The version.
+        version: u8,
+    },
 }
 
-/// The report in these bytes; `None` if they are none, or of another version of the program.
-pub fn decode(bytes: &[u8]) -> Option<Report> {
-    let (report, rest) = postcard::take_from_bytes(bytes).ok()?;
-    rest.is_empty().then_some(report)
+impl Word {
+    /// The host that speaks.
+    pub fn host(&self) -> &str {
+        match self {
+            Word::Report(report) => &report.host,
+            Word::Other { host, .. } => host,
+        }
+    }
+
+    /// For the core.
+    pub fn into_input(self) -> Input {
+        match self {
+            Word::Report(report) => Input::Heard(Arc::new(*report)),
+            Word::Other { host, serves, version } => {
+                Input::OtherVersion { host, serves, newer: version > VERSION }
+            }
+        }
+    }
+
+    /// The report, if it is one that can be read.
+    pub fn report(self) -> Option<Report> {
+        match self {
+            Word::Report(report) => Some(*report),
+            Word::Other { .. } => None,
+        }
+    }
+}
+
+/// A report as bytes: `version (1) | whether the host takes part (1) | length of its name (1) | name`, which
+/// every version can read, then the report (postcard).
+pub fn encode(report: &Report) -> Option<Vec<u8>> {
+    let serves = !matches!(report.state, HostState::Joining | HostState::Left);
+    let mut bytes = vec![VERSION, u8::from(serves), u8::try_from(report.host.len()).ok()?];
+    bytes.extend_from_slice(report.host.as_bytes());
+    let bytes = postcard::to_extend(report, bytes).ok()?;
+    (bytes.len() <= REPORT_MAX).then_some(bytes)
+}
+
+/// What these bytes say; `None` if that is nothing.
+pub fn decode(bytes: &[u8]) -> Option<Word> {
+    let (&[version, serves, length], rest) = bytes.split_first_chunk()?;
+    let (host, rest) = rest.split_at_checked(length.into())?;
+    let host = String::from_utf8(host.to_vec()).ok()?;
+    if version != VERSION {
+        return Some(Word::Other { host, serves: serves != 0, version });
+    }
+    let (report, rest): (Report, _) = postcard::take_from_bytes(rest).ok()?;
+    (rest.is_empty() && report.host == host).then(|| Word::Report(Box::new(report)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onemac_core::report::{Claims, HostState, Stamp};
+    use onemac_core::report::{Claims, Stamp};
     use onemac_core::slices::SliceSet;
     use onemac_core::view::{DefinitionId, ViewId};
     use std::collections::BTreeMap;
@@ -73,14 +135,38 @@ mod tests {
         let bytes = encode(&Report { claims: all, moving: Claims::new(), ..largest() }).unwrap();
         assert!(bytes.len() * 4 / 3 < 8 * 1024, "{} bytes before base64", bytes.len());
         let bytes = encode(&largest()).unwrap();
-        assert_eq!(decode(&bytes), Some(largest()));
+        assert_eq!(decode(&bytes).and_then(Word::report), Some(largest()));
     }
 
     #[test]
     fn rubbish_is_no_report() {
         let bytes = encode(&largest()).unwrap();
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
-        assert_eq!(decode(&[bytes, vec![0]].concat()), None);
+        assert_eq!(decode(&[&bytes[..], &[0]].concat()), None);
         assert_eq!(decode(&[255; 64]), None);
+        assert_eq!(decode(&bytes[..2]), None);
+        // Nobody speaks for another.
+        let mut bytes = bytes;
+        bytes[4] = b'x';
+        assert_eq!(decode(&bytes), None);
+    }
+
+    #[test]
+    fn of_another_version_is_known_who_speaks_and_whether_it_takes_part() {
+        for (state, serves) in [
+            (HostState::Joining, false),
+            (HostState::Serving, true),
+            (HostState::Draining, true),
+            (HostState::Leaving, true),
+            (HostState::Left, false),
+        ] {
+            let mut bytes = encode(&Report { state, ..largest() }).unwrap();
+            bytes[0] = VERSION + 1;
+            bytes.truncate(60);
+            let host = largest().host;
+            let other = Word::Other { host: host.clone(), serves, version: VERSION + 1 };
+            assert_eq!(decode(&bytes), Some(other.clone()));
+            assert_eq!(other.into_input(), Input::OtherVersion { host, serves, newer: true });
+        }
     }
 }

@@ -79,7 +79,7 @@ impl Spread {
                 let reports = reports.clone();
                 let listener = chitchat.subscribe_event(KEY, move |event| {
                     let bytes = BASE64.decode(event.value).ok();
-                    if let Some(report) = bytes.and_then(|b| super::decode(&b)) {
+                    if let Some(report) = bytes.and_then(|b| super::decode(&b)?.report()) {
                         let _ = reports.send(report);
                     }
                 });

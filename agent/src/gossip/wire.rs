@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
-use onemac_core::report::Report;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
+use super::Word;
 use super::letter::Letter;
 use super::seal::{Kind, Opened, Sealer};
 
@@ -33,7 +33,7 @@ pub type Datagram = (SocketAddr, Vec<u8>);
 #[derive(Debug)]
 pub enum Incoming {
     /// A host's own word, sent directly.
-    Report(Report),
+    Word(Word),
     /// A datagram of chitchat.
     Gossip(Datagram),
     /// A datagram from this configured host failed authentication.
@@ -181,7 +181,7 @@ impl Wire {
         let incoming = match kind {
             Kind::Hello => return,
             Kind::Gossip => Some(Incoming::Gossip((from, body.to_vec()))),
-            Kind::Report => super::decode(body).map(Incoming::Report),
+            Kind::Report => super::decode(body).map(Incoming::Word),
             Kind::Letter => Letter::decode(body).map(|letter| Incoming::Letter(host.into(), letter)),
         };
         match incoming {

@@ -3,6 +3,8 @@
 //! The thread keeps what it last asked of the kernel. If a change fails, or somebody else has committed
 //! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use mnl::{Bus, Socket};
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules};
-use onemac_rules::{Lease, Service, Wanted, ruleset};
+use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Wanted, ruleset};
 use tokio::sync::oneshot;
 
 use super::standings::{Found, holdings};
@@ -27,7 +29,12 @@ pub struct Netfilter {
 
 enum Request {
     /// Do this with slices until then.
-    Change { services: Vec<Service>, lease_until: Option<Time>, done: oneshot::Sender<bool> },
+    Change {
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+        done: oneshot::Sender<bool>,
+    },
     /// Other addresses and services; what is known of slices stays.
     Rebase { wanted: Box<Wanted>, done: oneshot::Sender<bool> },
     /// Answer when all that was asked before is done.
@@ -61,11 +68,17 @@ impl Netfilter {
         Ok((Netfilter { requests }, found))
     }
 
-    /// Makes the kernel do exactly this with slices until `lease_until`. The answer says whether it does.
-    pub fn change(&self, services: Vec<Service>, lease_until: Option<Time>) -> oneshot::Receiver<bool> {
+    /// Makes the kernel do exactly this with slices until `lease_until`; as heir of some of them it is silent to
+    /// these clients. The answer says whether it does.
+    pub fn change(
+        &self,
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+    ) -> oneshot::Receiver<bool> {
         let (done, answer) = oneshot::channel();
         // If the thread is gone, so is `done`, and the answer is an error, which counts as a refusal.
-        let _ = self.requests.send(Request::Change { services, lease_until, done });
+        let _ = self.requests.send(Request::Change { services, elsewhere, lease_until, done });
         answer
     }
 
@@ -142,6 +155,9 @@ fn thread_gone() -> Failure {
 struct State {
     rules: Rules,
     wanted: Wanted,
+    /// What of [`Wanted::elsewhere`] is to stay when the lease is next renewed. A packet that is on its way as for an
+    /// heir must still find the rest.
+    stays: Option<BTreeSet<(IpAddr, u16)>>,
     lease_until: Option<Time>,
     /// Wall clock minus monotonic clock in nanoseconds when it was last looked at.
     clock_offset: i128,
@@ -157,12 +173,18 @@ impl State {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
             found = Found { slices: holdings(slices), lease_until: left.lease.and_then(end_of) };
+            wanted.elsewhere = left.elsewhere.clone();
             for service in &mut wanted.services {
                 service.slices = left.services.get(&service.name).cloned().unwrap_or_default();
+                // What is on the earlier agent's list this one does not know.
+                for standing in service.slices.values_mut().filter(|s| **s == Standing::Heir) {
+                    *standing = Standing::Shared;
+                }
             }
         }
         let lease_until = found.lease_until;
-        let mut state = State { rules, wanted, lease_until, clock_offset: clock_offset() };
+        let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
+        let mut state = State { rules, wanted, stays, lease_until, clock_offset: clock_offset() };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -176,8 +198,8 @@ impl State {
     fn serve(&mut self, inbox: &mpsc::Receiver<Request>) {
         while let Ok(request) = inbox.recv() {
             match request {
-                Request::Change { services, lease_until, done } => {
-                    let _ = done.send(self.change(services, lease_until));
+                Request::Change { services, elsewhere, lease_until, done } => {
+                    let _ = done.send(self.change(services, elsewhere, lease_until));
                 }
                 Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
                 Request::Finish { done } => drop(done.send(())),
@@ -194,20 +216,31 @@ impl State {
                 service.slices = known.slices.clone();
             }
         }
+        wanted.elsewhere = std::mem::take(&mut self.wanted.elsewhere);
         self.wanted = wanted;
         self.install()
     }
 
-    fn change(&mut self, services: Vec<Service>, lease_until: Option<Time>) -> bool {
-        let from = std::mem::replace(&mut self.wanted.services, services);
+    fn change(
+        &mut self,
+        services: Vec<Service>,
+        elsewhere: BTreeSet<(IpAddr, u16)>,
+        lease_until: Option<Time>,
+    ) -> bool {
+        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
+        let from = std::mem::replace(&mut self.wanted, to);
+        self.stays = None;
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
         self.wanted.lease = Some(lease);
-        let lease = Some((self.wanted.device.as_str(), lease));
-        match self.rules.change(&from, &self.wanted.services, lease) {
+        let both: BTreeSet<_> = self.wanted.elsewhere.union(&from.elsewhere).copied().collect();
+        if both.len() > self.wanted.elsewhere.len() && both.len() <= ELSEWHERE_MAX {
+            self.stays = Some(std::mem::replace(&mut self.wanted.elsewhere, both));
+        }
+        match self.rules.change(&from, &self.wanted) {
             Ok(()) => true,
             Err(error) => self.repair(&error),
         }
@@ -219,7 +252,15 @@ impl State {
         // A lease that is over before it is written is not written.
         let Some(lease) = self.lease() else { return };
         self.wanted.lease = Some(lease);
-        if let Err(error) = self.rules.renew(&self.wanted.device, lease) {
+        let renewed = match self.stays.take() {
+            Some(stays) => {
+                let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
+                let from = std::mem::replace(&mut self.wanted, to);
+                self.rules.change(&from, &self.wanted)
+            }
+            None => self.rules.renew(&self.wanted.device, lease),
+        };
+        if let Err(error) = renewed {
             self.repair(&error);
         }
     }

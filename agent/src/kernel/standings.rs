@@ -39,6 +39,7 @@ fn standing(held: &Holding, slice: u32, mac_of: &dyn Fn(&str) -> Option<[u8; 6]>
         CoreStanding::Foreign => Standing::Foreign,
         CoreStanding::Own => Standing::Own,
         CoreStanding::Shared => Standing::Shared,
+        CoreStanding::Heir => Standing::Heir,
         CoreStanding::Taking => Standing::Taking,
         CoreStanding::Moving => Standing::Moving,
         CoreStanding::Incoming => Standing::Incoming,
@@ -60,7 +61,7 @@ pub fn holdings<'a>(
             match standing {
                 Standing::Foreign => continue,
                 Standing::Own => held.accepted.insert(slice),
-                Standing::Shared | Standing::Taking => {
+                Standing::Shared | Standing::Heir | Standing::Taking => {
                     held.shared.insert(slice) && held.accepted.insert(slice)
                 }
                 Standing::Moving | Standing::Relaying(_) | Standing::Incoming => held.moving.insert(slice),

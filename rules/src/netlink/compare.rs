@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Error,
     object::{self, FILTER, Home, POLICY_ACCEPT},
-    read::{Found, FoundChain, FoundElement, FoundRule, FoundSet},
+    read::{self, Found, FoundChain, FoundElement, FoundRule, FoundSet},
     transaction::{Resolve, raw_key},
 };
 use crate::model::*;
@@ -269,6 +269,9 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
         KeyType::Device => number().map(|n| format!("device with index {n}")),
         KeyType::Mark => number().map(|n| format!("{n:#x}")),
         KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
+        KeyType::Ipv4Port | KeyType::Ipv6Port => {
+            read::client(bytes).map(|(address, port)| format!("{address} . {port}"))
+        }
         KeyType::Raw(_) | KeyType::RawPair(..) | KeyType::ProtocolPort => None,
     }
     .unwrap_or_else(|| crate::text::hex(bytes))

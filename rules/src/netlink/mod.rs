@@ -13,10 +13,16 @@ mod read;
 mod socket;
 mod transaction;
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use nix::net::if_::if_nametoindex;
 
+#[cfg(test)]
+pub(crate) use self::transaction::raw_key;
 pub use self::{
     compare::Difference,
     conntrack::{Connection, TcpState},
@@ -29,7 +35,10 @@ use self::{
 };
 use crate::{
     model::*,
-    wanted::{Change, LEASE, LEASED, Lease, Permission, Service, Standing, TABLE, permission, service_of},
+    wanted::{
+        Change, ELSEWHERE4, ELSEWHERE6, ElsewhereChange, LEASE, LEASED, Lease, Permission, Service, Standing,
+        TABLE, Wanted, permission, service_of,
+    },
 };
 
 /// The tables that onemac may ever have made: what [`Netfilter::remove`] removes.
@@ -106,21 +115,22 @@ impl Netfilter {
         Ok(differences)
     }
 
-    /// Changes what becomes of slices, and renews the lease of the device, all in one transaction. Only what
-    /// differs between `from` and `to` is touched.
+    /// Changes what becomes of slices and which connections live elsewhere, and renews the lease, all in one
+    /// transaction. Only what differs between `from` and `to` is touched.
     ///
-    /// `from` must be what the kernel holds: a slice that has another verdict than `from` says is not noticed,
-    /// but one that is missing, or a table that is not there, fails the whole. Then the kernel is not as the
-    /// agent believes, and it should [`install`](Self::install). Both must be the same services; others have
-    /// other tables, and are installed too. Without a `lease` the running one is left alone.
-    pub fn change(
-        &mut self,
-        from: &[Service],
-        to: &[Service],
-        lease: Option<(&str, Lease)>,
-    ) -> Result<(), Error> {
-        let changes = changes(from, to)?;
-        if changes.is_empty() && lease.is_none() {
+    /// `from` must be what the kernel holds: a slice that has another verdict than `from` says is not noticed, but
+    /// a slice or connection that is missing, or a table that is not there, fails the whole. Then the kernel is not
+    /// as the agent believes, and it should [`install`](Self::install). Both must be the same services; others have
+    /// other tables, and are installed too. So is everything else that differs: it is not looked at here. Without a
+    /// lease in `to` the running one is left alone; that of `from` does not matter.
+    ///
+    /// Each look into a set or map sees the transaction whole, not the packet's whole way. A packet that was on its
+    /// way to the chain of [`Standing::Heir`] may find a connection gone from [`Wanted::elsewhere`] that went with
+    /// that standing. To be free of that, leave the connections until a later change: nothing else looks at them.
+    pub fn change(&mut self, from: &Wanted, to: &Wanted) -> Result<(), Error> {
+        let changes = changes(&from.services, &to.services)?;
+        let elsewhere = ElsewhereChange::between(from, to);
+        if changes.is_empty() && elsewhere.is_empty() && to.lease.is_none() {
             return Ok(());
         }
         self.commit("change the slices", |transaction| {
@@ -133,8 +143,12 @@ impl Netfilter {
                     transaction.add_elements(SERVICE, SLICE_KEY, map, into, &device_index)?;
                 }
             }
-            match lease {
-                Some((device, lease)) => set_lease(transaction, device, Some(lease)),
+            for ElsewhereChange { set, key, out, into } in &elsewhere {
+                transaction.remove_elements(SERVICE, *key, set, out, &device_index)?;
+                transaction.add_elements(SERVICE, *key, set, into, &device_index)?;
+            }
+            match to.lease {
+                Some(lease) => set_lease(transaction, &to.device, Some(lease)),
                 None => Ok(()),
             }
         })
@@ -159,7 +173,7 @@ impl Netfilter {
         Ok(element.map(|e| e.left_ms.map_or(Duration::MAX, Duration::from_millis)))
     }
 
-    /// What becomes of each slice, and the lease that is left; `None` if our rules are not there.
+    /// What becomes of each slice, what lives elsewhere, and the lease that is left; `None` if our rules are not there.
     pub fn standings(&mut self) -> Result<Option<Standings>, Error> {
         let (found, generation) = self.steadily(read_standings)?;
         self.generation = Some(generation);
@@ -265,6 +279,8 @@ fn unwanted(ruleset: &Ruleset) -> Vec<Home<'static>> {
 pub struct Standings {
     /// By name of the service, all slices that are not foreign.
     pub services: BTreeMap<String, BTreeMap<u32, Standing>>,
+    /// Clients whose connections live on other hosts, as in [`Wanted::elsewhere`].
+    pub elsewhere: BTreeSet<(IpAddr, u16)>,
     /// The time that is left by the kernel's own count, and the deadline by the wall clock, which may be over.
     pub lease: Option<Lease>,
 }
@@ -275,7 +291,13 @@ fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
     }
     let number = |key: &[u8]| key.first_chunk().map(|b| u32::from_ne_bytes(*b));
     let mut services = BTreeMap::new();
+    let mut elsewhere = BTreeSet::new();
     for set in read::sets(socket, SERVICE)? {
+        if [ELSEWHERE4, ELSEWHERE6].contains(&set.name.as_str()) {
+            elsewhere.extend(
+                read::elements(socket, SERVICE, &set.name)?.keys().filter_map(|key| read::client(key)),
+            );
+        }
         let Some(name) = service_of(&set.name) else { continue };
         let service = Service::everything(name, false);
         let relays: BTreeMap<u32, MacAddr> = read::elements(socket, SERVICE, &service.relays_map())?
@@ -297,7 +319,7 @@ fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
     let lease = left
         .zip(deadline)
         .map(|(ms, deadline_unix_ns)| Lease { timeout: Duration::from_millis(ms), deadline_unix_ns });
-    Ok(Some(Standings { services, lease }))
+    Ok(Some(Standings { services, elsewhere, lease }))
 }
 
 /// What differs, service by service.

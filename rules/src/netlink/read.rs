@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{CStr, c_char},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     slice,
 };
 
@@ -377,6 +378,15 @@ pub(super) fn deadline(socket: &mut Socket, home: Home<'_>, chain: &str) -> Resu
         },
     )?;
     Ok(found)
+}
+
+/// Address and port, of a key that consists of both and is as long as it must be for one IP version.
+pub(super) fn client(key: &[u8]) -> Option<(IpAddr, u16)> {
+    // The port stands in the first half of its register.
+    let (address, [high, low, _, _]) = key.split_last_chunk()?;
+    let v4 = || Some(Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?).into());
+    let v6 = || Some(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?).into());
+    Some((v4().or_else(v6)?, u16::from_be_bytes([*high, *low])))
 }
 
 /// How many transactions the network namespace has seen.

@@ -407,6 +407,8 @@ pub(crate) fn raw_key(key: &Key, kind: KeyType, resolve: Resolve<'_>) -> Result<
         Key::ProtocolPort(protocol, port) => {
             [filled_up(&[protocol.number()]), filled_up(&port.to_be_bytes())].concat()
         }
+        Key::Ipv4Port(a, port) => [a.octets().to_vec(), filled_up(&port.to_be_bytes())].concat(),
+        Key::Ipv6Port(a, port) => [a.octets().to_vec(), filled_up(&port.to_be_bytes())].concat(),
     };
     debug_assert_eq!(bytes.len(), kind.len() as usize, "{key:?} in a set of {kind:?}");
     Ok(bytes)

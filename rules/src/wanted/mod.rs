@@ -4,6 +4,7 @@
 //! the same [`Ruleset`], and nothing is read from the machine. docs/ruleset.md explains the result.
 
 mod egress;
+mod elsewhere;
 mod look;
 mod ports;
 mod service;
@@ -17,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+pub use self::elsewhere::ELSEWHERE_MAX;
+pub(crate) use self::elsewhere::{ELSEWHERE4, ELSEWHERE6, ElsewhereChange};
 pub(crate) use self::service::{Change, service_of};
 pub use self::service::{Service, Standing};
 pub use self::sets::RELAYED_FOR;
@@ -33,6 +36,7 @@ pub const LEASED: &str = "leased";
 const FENCE: &str = "fence";
 /// Chains for slices in the other standings.
 const SHARED: &str = "shared";
+const HEIR: &str = "heir";
 const TAKING: &str = "taking";
 const MOVING: &str = "moving";
 const RELAYING: &str = "relaying";
@@ -74,6 +78,11 @@ pub struct Wanted {
     pub seed: u32,
     /// What becomes of the packets, service by service.
     pub services: Vec<Service>,
+    /// Clients by address and TCP port whose connections live on other hosts: what [`Standing::Heir`] leaves in
+    /// peace. At most [`ELSEWHERE_MAX`] of each IP version: the kernel would refuse more, and with them the whole
+    /// transaction. Those of an IP version without a shared address, and all where no service is tracked, are
+    /// left out.
+    pub elsewhere: BTreeSet<(IpAddr, u16)>,
     /// For how long anything is accepted or relayed; `None` is not at all.
     pub lease: Option<Lease>,
 }
@@ -245,6 +254,7 @@ mod tests {
             slices: 16,
             seed: 7,
             services: vec![Service::everything("default", true).owning([1, 2])],
+            elsewhere: BTreeSet::new(),
             lease: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{INCOMING, LEASED, MOVING, RELAYING, SHARED, TAKING};
+use super::{HEIR, INCOMING, LEASED, MOVING, RELAYING, SHARED, TAKING};
 use crate::model::*;
 
 /// What becomes of a slice's packets on this host. docs/ruleset.md shows a slice's way from host to host.
@@ -16,6 +16,10 @@ pub enum Standing {
     /// Accepted, but TCP that neither opens a connection nor belongs to one here is dropped in silence: it
     /// may live on the host that had the slice before.
     Shared,
+    /// As own, for a slice whose owner has died while another host still has connections of it: TCP segments of the
+    /// clients in [`Wanted::elsewhere`](super::Wanted::elsewhere) that open nothing are treated as in shared. All
+    /// other clients of the dead host get a reset.
+    Heir,
     /// As shared; besides, packets that the former owner relays are accepted, and of each packet that comes
     /// both by itself and relayed the second is dropped.
     Taking,
@@ -35,7 +39,7 @@ pub struct Service {
     /// Its name; letters, digits and hyphens.
     pub name: String,
     /// Whether its TCP connections are followed, so that they survive when slices move. Without that nothing
-    /// uses conntrack, and [`Standing::Shared`] is as own, [`Standing::Moving`] as foreign.
+    /// uses conntrack, and [`Standing::Shared`] and [`Standing::Heir`] are as own, [`Standing::Moving`] as foreign.
     pub tracked: bool,
     /// The ports that it takes; `None` is everything that no other service takes, and with it what has no port:
     /// ARP, neighbour discovery, ICMP, fragments. Exactly one service of a host has `None`. A port that two
@@ -97,8 +101,9 @@ impl Service {
         let goto = |chain: &str| Verdict::Goto(chain.into());
         let verdict = match (self.standing(slice), self.tracked) {
             (Standing::Foreign, _) | (Standing::Moving, false) => Verdict::Drop,
-            (Standing::Own, _) | (Standing::Shared, false) => goto(LEASED),
+            (Standing::Own, _) | (Standing::Shared | Standing::Heir, false) => goto(LEASED),
             (Standing::Shared, true) => goto(SHARED),
+            (Standing::Heir, true) => goto(HEIR),
             (Standing::Taking, _) => goto(TAKING),
             (Standing::Moving, true) => goto(MOVING),
             (Standing::Relaying(_), _) => Verdict::Goto(self.relaying_chain()),
@@ -122,6 +127,7 @@ impl Service {
         match chain {
             LEASED => Standing::Own,
             SHARED => Standing::Shared,
+            HEIR => Standing::Heir,
             TAKING => Standing::Taking,
             MOVING => Standing::Moving,
             INCOMING => Standing::Incoming,
@@ -204,9 +210,9 @@ mod tests {
     #[test]
     fn untracked_services_know_no_connections() {
         use Standing::*;
-        let service = service(false, &[(1, Shared), (2, Moving), (3, Taking)]);
-        let verdicts: Vec<String> = (1..4).map(|n| service.slice_element(n).to_nft()).collect();
-        assert_eq!(verdicts, ["1 : goto leased", "2 : drop", "3 : goto taking"]);
+        let service = service(false, &[(1, Shared), (2, Moving), (3, Taking), (4, Heir)]);
+        let verdicts: Vec<String> = (1..5).map(|n| service.slice_element(n).to_nft()).collect();
+        assert_eq!(verdicts, ["1 : goto leased", "2 : drop", "3 : goto taking", "4 : goto leased"]);
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl Plan<'_> {
                 elements: Vec::new(),
             });
         }
+        sets.extend(self.elsewhere());
         sets.push(Set {
             name: LEASE.into(),
             key: KeyType::Device,

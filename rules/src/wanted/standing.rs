@@ -1,9 +1,9 @@
 //! The chains to which the map of slices leads: what becomes of a packet in each standing of its slice.
 
 use super::{
-    CAME_FLOODED, CAME_RELAYED, FENCE, FIRST_ICMPV6_INFORMATIONAL, ICMP_ERRORS, INCOMING, LEASED, MOVING,
-    ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept, chain, drop, goto, jump, permission,
-    rule, tracking::MARK,
+    CAME_FLOODED, CAME_RELAYED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL, HEIR, ICMP_ERRORS,
+    INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept, chain, drop,
+    goto, jump, permission, rule, tracking::MARK,
 };
 use crate::model::*;
 
@@ -45,7 +45,7 @@ impl Plan<'_> {
             chain(FENCE, "the lease, for all others", "The lease, for all standings but own.", fence),
         ];
         if self.tracked {
-            chains.extend([self.shared(), self.moving()]);
+            chains.extend([self.shared(), self.heir(), self.moving()]);
         }
         chains.extend([self.taking(), self.incoming(), self.relayed(), self.fingerprint()]);
         chains.extend(self.all().map(|service| self.relaying(service)));
@@ -67,6 +67,40 @@ impl Plan<'_> {
                 ),
                 rule("Everything else is ours.", "", vec![accept()]),
             ],
+        )
+    }
+
+    /// Later fragments are judged by bytes that are no ports and flags; with or without the mark they share the fate
+    /// of the first, whose mark is that of the whole.
+    fn heir(&self) -> Chain {
+        let lives_elsewhere = |client, set: &str| {
+            rule(
+                "Connections that are known to live on another host.",
+                "not opening, lives elsewhere",
+                vec![
+                    Statement::NoTcpOpening,
+                    Statement::In(Expr::FieldPair(client, Field::TcpSport), set.into()),
+                    goto(SHARED),
+                ],
+            )
+        };
+        let mut rules = Vec::new();
+        if !self.vips4.is_empty() {
+            rules.push(lives_elsewhere(Field::IpSaddr, ELSEWHERE4));
+        }
+        if !self.vips6.is_empty() {
+            rules.push(lives_elsewhere(Field::Ip6Saddr, ELSEWHERE6));
+        }
+        rules.push(rule(
+            "Everything else is ours: the dead host's clients are to hear of it.",
+            "",
+            vec![goto(LEASED)],
+        ));
+        chain(
+            HEIR,
+            "heir: as own, but what is known to live elsewhere is left in peace",
+            "Slices whose owner has died, while another host still has connections of theirs.",
+            rules,
         )
     }
 

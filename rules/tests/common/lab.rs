@@ -20,6 +20,7 @@ use nix::{
     unistd::gettid,
 };
 use onemac_rules::{Service, Standing, Wanted, netlink::Netfilter, ruleset, sysctl};
+use socket2::{Domain, Socket, Type};
 
 use super::{frame::*, *};
 
@@ -91,11 +92,6 @@ pub struct Lab {
     pub b: Host,
     pub client: Netns,
     pub switch: Netns,
-}
-
-pub fn all(standing: Standing, tracked: bool) -> Service {
-    let slices = (0..64).map(|n| (n, standing)).collect();
-    Service { slices, ..Service::everything("default", tracked) }
 }
 
 /// The client's addresses.
@@ -212,10 +208,32 @@ impl Host {
 
     /// Gives all slices another standing.
     pub fn becomes(&mut self, standing: Standing) {
-        let to = vec![all(standing, self.wanted.services[0].tracked)];
-        let from = std::mem::replace(&mut self.wanted.services, to.clone());
-        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to, None).unwrap());
+        self.becomes_with(standing, &[]);
     }
+
+    /// The same, while connections of these clients live elsewhere.
+    pub fn becomes_with(&mut self, standing: Standing, elsewhere: &[SocketAddr]) {
+        let services = vec![all(standing, self.wanted.services[0].tracked)];
+        let elsewhere = elsewhere.iter().map(|client| (client.ip(), client.port())).collect();
+        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
+        let from = std::mem::replace(&mut self.wanted, to.clone());
+        let to = Wanted { lease: None, ..to };
+        self.netns.run(move || Netfilter::open().unwrap().change(&from, &to).unwrap());
+    }
+}
+
+/// The echo server's address for a client.
+pub fn vip(of: IpAddr) -> SocketAddr {
+    let vip = if of.is_ipv4() { IpAddr::from(VIP4) } else { VIP6.into() };
+    SocketAddr::new(vip, PORT)
+}
+
+/// Opens a connection to the echo server from that address and port; port 0 is any.
+pub fn connect(from: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect(&vip(from.ip()).into())?;
+    Ok(socket.into())
 }
 
 /// Waits for it, however busy the machine is.

@@ -3,11 +3,13 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
+pub mod fate;
 pub mod frame;
 pub mod lab;
 pub mod wire;
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     net::IpAddr,
     process::{Command, Stdio},
@@ -104,8 +106,14 @@ pub fn wanted(vips: &[&str]) -> Wanted {
         slices: 64,
         seed: 0x5eed_0dec,
         services: vec![everything().owning((0..64).step_by(3))],
+        elsewhere: BTreeSet::new(),
         lease: Some(lease()),
     }
+}
+
+/// The same host with other services, for a change that leaves the running lease alone.
+pub fn serving(wanted: &Wanted, services: impl Into<Vec<Service>>) -> Wanted {
+    Wanted { services: services.into(), lease: None, ..wanted.clone() }
 }
 
 /// The service that takes everything, its connections followed, without a slice.
@@ -113,9 +121,15 @@ pub fn everything() -> Service {
     Service::everything("default", true)
 }
 
+/// A service that takes everything, all its slices in one standing.
+pub fn all(standing: Standing, tracked: bool) -> Service {
+    let slices = (0..64).map(|n| (n, standing)).collect();
+    Service { slices, ..Service::everything("default", tracked) }
+}
+
 /// A nameserver and a web server, and what is left: with a slice in each standing, each from another on.
 pub fn services() -> Vec<Service> {
-    let slices = |first: u32| (0..7).map(|n| ((first + n) % 16, EACH[n as usize])).collect();
+    let slices = |first: u32| (0..).zip(EACH).map(|(n, standing)| ((first + n) % 16, standing)).collect();
     vec![
         Service {
             ports: Some(vec![(Protocol::Udp, 53)]),
@@ -135,15 +149,22 @@ pub fn services() -> Vec<Service> {
 pub const PEER: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x99]);
 
 /// One slice in each standing, from slice 0 on.
-pub const EACH: [Standing; 7] = [
+pub const EACH: [Standing; 8] = [
     Standing::Own,
     Standing::Shared,
+    Standing::Heir,
     Standing::Taking,
     Standing::Moving,
     Standing::Relaying(PEER),
     Standing::Incoming,
     Standing::Foreign,
 ];
+
+/// Connections of both IP versions that live on another host.
+pub fn elsewhere() -> BTreeSet<(IpAddr, u16)> {
+    let clients = ["198.51.100.7", "198.51.100.8", "2001:db8:1::7"];
+    clients.iter().flat_map(|a| [(a.parse().unwrap(), 4000), (a.parse().unwrap(), 61_001)]).collect()
+}
 
 /// A lease that outlives any test, until the end of 2096.
 pub fn lease() -> Lease {
@@ -186,7 +207,15 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
             },
         ),
         ("v6", wanted(&["2001:db8::53"])),
-        ("services", Wanted { slices: 16, services: services(), ..wanted(&["192.0.2.53", "2001:db8::53"]) }),
+        (
+            "services",
+            Wanted {
+                slices: 16,
+                services: services(),
+                elsewhere: elsewhere(),
+                ..wanted(&["192.0.2.53", "2001:db8::53"])
+            },
+        ),
         (
             "32-vips",
             Wanted {

@@ -192,6 +192,7 @@ fn of_services(services: Vec<Service>) -> String {
         slices: SLICES,
         seed: 0x5eed_0dec,
         services,
+        elsewhere: Default::default(),
         // Until 2096; each turn begins with a fresh one.
         lease: Some(Lease {
             timeout: Duration::from_secs(3600),

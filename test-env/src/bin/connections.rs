@@ -99,7 +99,7 @@ fn main() -> Result<ExitCode> {
         missed.extend(moves(&options, &script)?);
     }
     if options.does("death") {
-        let death = trial::death(&Plan::hosts(options.hosts), options.traffic())?;
+        let death = trial::death(&Plan::hosts(options.hosts), &[], options.traffic())?;
         println!("\ndeath of a host: {death}");
         missed.extend(death.ensure_told().err().map(|error| error.to_string()));
     }

@@ -1,6 +1,7 @@
 //! Trials: a whole cluster, connections and newcomers under way, and something done to it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::connection::How;
 use super::{Arrivals, Crowd, Load, Newcomers, Phase, Report};
 use crate::dns::{Counts, Dnsperf};
 use crate::lab::{Lab, Plan};
-use crate::moves::{Done, Kind, Operator, Script};
+use crate::moves::{Done, Kind, Move, Operator, Script};
 
 /// Within this what was broken has mended, or it counts as broken. Generous: a connection whose segments were
 /// lost for a second waits as long again.
@@ -142,7 +143,10 @@ fn acquaint(lab: &Lab) -> Result<()> {
 pub struct Death {
     /// Connections that it had.
     pub had: usize,
-    /// Of these, connections whose clients got a reset.
+    /// Of these, connections of clients that had another connection on another host then: what becomes of them the
+    /// new owner can not know by itself.
+    pub entangled: usize,
+    /// Of all, connections whose clients got a reset.
     pub reset: usize,
     /// From the death until the others had divided its share.
     pub healed_after: Duration,
@@ -172,13 +176,14 @@ impl Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { had, reset, others_broken, .. } = self;
+        let Self { had, entangled, reset, others_broken, .. } = self;
         let seconds =
             [self.healed_after, self.slowest_told, self.slowest_reset].map(|span| span.as_secs_f64());
         let [healed, told, after_death] = seconds;
         write!(
             out,
-            "{reset} of {had} connections of the dead host reset, {others_broken} of others broken; "
+            "{reset} of {had} connections of the dead host reset ({entangled} of clients that had another one \
+             elsewhere), {others_broken} of others broken; "
         )?;
         write!(
             out,
@@ -188,31 +193,45 @@ impl fmt::Display for Death {
     }
 }
 
-/// The power of one host of a cluster by this plan goes, under this traffic.
+/// The power of the second host of a cluster by this plan goes, under this traffic. Before that these moves are made,
+/// and after each the same clients open as many connections once more.
 ///
 /// # Errors
-/// When the others do not divide its share, or its connections do not end within half a minute.
-pub fn death(plan: &Plan, traffic: Traffic) -> Result<Death> {
+/// When a move can not be made, the others do not divide the dead host's share, or its connections do not end
+/// within half a minute.
+pub fn death(plan: &Plan, before: &[Move], traffic: Traffic) -> Result<Death> {
     const VICTIM: u8 = 2;
     let lab = Lab::build(plan)?;
     let (crowd, newcomers) = under_way(&lab, traffic)?;
+    let mut operator = Operator::prepare(&lab, traffic.seed)?;
+    let mut crowds = vec![crowd];
+    for what in before {
+        operator.make(*what, None)?;
+        crowds.push(Crowd::open_with(lab.clients(), traffic.load)?);
+    }
+    let all = || crowds.iter().flat_map(Crowd::connections);
+    let elsewhere = |ip: IpAddr| all().any(|other| other.client.ip() == ip && other.host != Some(VICTIM));
+    let entangled = all().filter(|one| one.host == Some(VICTIM) && elsewhere(one.client.ip())).count();
     let died = Instant::now();
     lab.host(VICTIM.into()).power_off()?;
     lab.wait_settled()?;
     let healed = Instant::now();
-    let of_victim = || crowd.connections().into_iter().filter(|one| one.host == Some(VICTIM));
+    let of_victim = || all().filter(|one| one.host == Some(VICTIM));
     lab.wait_until("every client of the dead host is told", MEND, || {
         Ok(of_victim().all(|one| one.ended.is_some()))
     })?;
     // Who is of another host and was disturbed shows by now.
     sleep(CALM);
-    let _ = crowd.wait_unbroken("after a death", MEND);
+    for crowd in &crowds {
+        let _ = crowd.wait_unbroken("after a death", MEND);
+    }
     let victims: Vec<_> = of_victim().filter_map(|one| one.ended).collect();
     let resets = || victims.iter().filter(|ended| ended.how == How::Reset);
-    let report = crowd.report();
+    let broken: usize = crowds.iter().map(Crowd::report).map(|report| report.lost() + report.stalled).sum();
     let to = Instant::now();
     Ok(Death {
         had: victims.len(),
+        entangled,
         reset: resets().count(),
         healed_after: healed - died,
         slowest_told: victims.iter().map(|ended| ended.told_after(healed)).max().unwrap_or_default(),
@@ -220,7 +239,7 @@ pub fn death(plan: &Plan, traffic: Traffic) -> Result<Death> {
             .map(|ended| ended.at.saturating_duration_since(died))
             .max()
             .unwrap_or_default(),
-        others_broken: (report.lost() + report.stalled).saturating_sub(victims.len()),
+        others_broken: broken.saturating_sub(victims.len()),
         newcomers: newcomers.until(to)?.between(healed, to),
     })
 }

@@ -70,6 +70,11 @@ pub enum Event {
         /// Its hosts.
         hosts: Vec<String>,
     },
+    /// Hosts that speak a newer version of the protocol serve too; starting over.
+    NewerVersion {
+        /// Their names.
+        hosts: Vec<String>,
+    },
     /// Somebody with our name and a later life was heard.
     NameHeard {
         /// The life that was heard.
@@ -108,6 +113,11 @@ pub enum Hold {
     },
     /// These hosts run by another definition.
     Definition {
+        /// Their names.
+        hosts: Vec<String>,
+    },
+    /// These hosts speak another version of the protocol, and come first.
+    Version {
         /// Their names.
         hosts: Vec<String>,
     },

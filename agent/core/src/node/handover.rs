@@ -23,7 +23,7 @@ const RELAY_TAIL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Pending {
     id: u64,
-    target: Holdings,
+    pub(super) target: Holdings,
     acquired: u32,
     released: u32,
 }
@@ -187,6 +187,7 @@ impl Node {
             if !self.broken(Broken::ResetsAll) {
                 next.shared = next.accepted.and(&shared);
                 next.heir = self.heir(service, &next.shared.minus(&next.taking));
+                next.listed = self.lists_for(service, &next.heir);
             }
             let lived_here = held.accepted.or(&held.connections());
             next.moving = lived_here.minus(&next.accepted).minus(&self.connections.ended(service));
@@ -302,7 +303,7 @@ impl Node {
             acquired += after.accepted.minus(&before.accepted).len();
             released += before.accepted.minus(&after.accepted).len();
             let still = after.incoming.or(&after.taking);
-            self.orphans.given_up(&service, &before.accepted.minus(&after.accepted));
+            self.orphans.given_up(&service, &before.accepted.minus(&after.accepted), self.stamp.seq + 1);
             let both = if self.broken(Broken::WordsFirst) { after.clone() } else { before.or(after) };
             self.held.insert(service.clone(), both);
             if let Some(ready) = self.ready.get_mut(&service) {

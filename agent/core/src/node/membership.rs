@@ -218,6 +218,7 @@ impl Node {
     pub(super) fn expire(&mut self, now: Time) {
         let expiry = self.expiry();
         self.strangers.retain(|_, &mut at| now.since(at) < expiry);
+        self.expire_foreign(now);
         if now < self.next_expiry {
             return;
         }
@@ -252,6 +253,10 @@ impl Node {
         }
         if let Some(hosts) = self.outvoted_by() {
             return Some(Hold::Definition { hosts });
+        }
+        let hosts = self.foreign_first();
+        if !hosts.is_empty() {
+            return Some(Hold::Version { hosts });
         }
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
         let missing: Vec<String> = others().filter(|h| !self.is_alive(h)).cloned().collect();

@@ -87,6 +87,7 @@ impl Node {
         self.drained = drained;
         self.lease.granted = lease_until;
         self.connections.settled(now, &self.held);
+        self.orphans.go_on(seq_limit);
         for (name, member) in members.iter().filter(|(name, _)| **name != self.me) {
             self.peers
                 .insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member)), true));

@@ -28,6 +28,7 @@ mod policy;
 mod status;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod voice;
 
 use alloc::boxed::Box;
@@ -52,6 +53,7 @@ pub use self::orders::Staged;
 use self::orphans::Orphans;
 pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
+use self::versions::Foreign;
 use self::voice::Voice;
 use crate::holding::Holdings;
 use crate::report::{Claims, Report, Stamp};
@@ -89,6 +91,15 @@ pub enum Input {
     Stranger {
         /// The host that the definition gives this address to.
         host: String,
+    },
+    /// A genuine report of a configured host has come in that only another version of the protocol can read.
+    OtherVersion {
+        /// The host.
+        host: String,
+        /// Whether it takes part.
+        serves: bool,
+        /// Whether its version is a later one than ours.
+        newer: bool,
     },
     /// The service device has lost or found its carrier. A caller that does not watch it need not say so:
     /// it counts as there until it is said to be gone.
@@ -215,6 +226,7 @@ pub struct Node {
 
     peers: BTreeMap<String, Peer>,
     strangers: BTreeMap<String, Time>,
+    foreign: BTreeMap<String, Foreign>,
     link_up: bool,
     /// No living peer expires before this.
     next_expiry: Time,
@@ -322,6 +334,7 @@ impl Node {
             name_conflicts: 0,
             peers: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            foreign: BTreeMap::new(),
             link_up: true,
             next_expiry: now,
             stirred: true,
@@ -389,6 +402,7 @@ impl Node {
         self.stirred |= now >= self.next_deadline()
             || self.last_step < self.doubts_end
             || !self.strangers.is_empty()
+            || !self.foreign.is_empty()
             || !matches!(input, Input::Heard(_) | Input::Sent { .. });
         self.last_step = now;
         self.guard(now, gap);
@@ -401,6 +415,7 @@ impl Node {
             Input::Stranger { host } => {
                 self.strangers.insert(host, now);
             }
+            Input::OtherVersion { host, serves, newer } => self.hear_foreign(now, host, serves, newer),
             Input::Link { up } => self.link(now, up),
             Input::Leave => self.leave(now),
             Input::Drain { service } => self.drain(service),
@@ -510,7 +525,7 @@ impl Node {
             Phase::Left => return,
             Phase::Joining { since } if self.stirred => self.try_to_serve(now, since),
             Phase::Serving if self.stirred => {
-                if self.yield_to_other_definition(now) {
+                if self.yield_to_other_definition(now) || self.yield_to_newer_version(now) {
                     return;
                 }
             }

@@ -9,6 +9,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::{Action, Broken, Node};
 use crate::report::{Claims, Report, Stamp};
@@ -24,7 +25,8 @@ pub(super) struct Orphans {
     until: Time,
     /// Of these, what each host has listed since we own it.
     pub(super) listed: BTreeMap<String, Claims>,
-    /// Counts how often we gave slices up: what was asked for before is no answer after.
+    /// Grows whenever we give slices up: what was asked for before is no answer after. Never behind the number of
+    /// our next report by then, so that an agent that goes on with this life knows where to begin.
     round: u64,
     /// When to ask next.
     ask_at: Option<Time>,
@@ -40,14 +42,19 @@ impl Orphans {
     }
 
     /// These slices are not ours any more, so whoever gets them may open connections that no list has.
-    pub(super) fn given_up(&mut self, service: &str, slices: &SliceSet) {
+    pub(super) fn given_up(&mut self, service: &str, slices: &SliceSet, next_seq: u64) {
         if self.slices.is_empty() || slices.is_empty() {
             return;
         }
-        self.round += 1;
+        self.round = next_seq.max(self.round + 1);
         for listed in self.listed.values_mut().filter_map(|claims| claims.get_mut(service)) {
             *listed = listed.minus(slices);
         }
+    }
+
+    /// This life was begun by another agent, which has asked for nothing by numbers as great as this.
+    pub(super) fn go_on(&mut self, seq_limit: u64) {
+        self.round = seq_limit + 1;
     }
 
     /// When to ask next, if anything is to be asked.
@@ -74,6 +81,11 @@ impl Node {
         Stamp { incarnation: self.stamp.incarnation, seq: self.orphans.round }
     }
 
+    /// Whether lists may be of use: connections have died with a host not long ago.
+    pub fn expects_lists(&self) -> bool {
+        !self.orphans.slices.is_empty()
+    }
+
     /// Of the slices `wanted`, those whose connections here can be listed from a look that began at `looked`:
     /// they take no new ones by then.
     pub fn listable(&self, wanted: &Claims, looked: Time) -> Claims {
@@ -92,11 +104,12 @@ impl Node {
         if round != self.list_round() && !self.broken(Broken::StaleLists) {
             return;
         }
+        let ours = slices.iter().map(|(service, slices)| (service, slices.and(&self.stays(service))));
+        let ours: Vec<(&String, SliceSet)> = ours.collect();
         let known = self.orphans.listed.entry(host).or_default();
-        for (service, slices) in slices {
-            let held = self.held.get(service).map(|h| h.accepted.clone()).unwrap_or_default();
+        for (service, slices) in ours {
             let known = known.entry(service.clone()).or_default();
-            *known = known.or(&slices.and(&held));
+            *known = known.or(&slices);
         }
         self.moves_stale = true;
     }
@@ -113,6 +126,19 @@ impl Node {
         heir
     }
 
+    /// Whose lists the kernel needs for that, and of which slices.
+    pub(super) fn lists_for(&self, service: &str, heir: &SliceSet) -> BTreeMap<String, SliceSet> {
+        let lists = self.movers(service).map(|(host, moving)| (host.into(), heir.and(moving)));
+        lists.filter(|(_, slices)| !slices.is_empty()).collect()
+    }
+
+    /// What we accept, and go on to accept when the kernel has done what it was asked for: of what is given up, lists
+    /// may be too short as soon as it is.
+    fn stays(&self, service: &str) -> SliceSet {
+        let target = self.pending.as_ref().map_or(&self.held, |pending| &pending.target);
+        target.get(service).map(|held| held.accepted.clone()).unwrap_or_default()
+    }
+
     /// Asks for the lists that are missing.
     pub(super) fn ask_for_lists(&mut self, now: Time) {
         if self.orphans.slices.is_empty() {
@@ -126,8 +152,7 @@ impl Node {
         }
         let mut wanted: BTreeMap<String, Claims> = BTreeMap::new();
         for (service, orphaned) in &self.orphans.slices {
-            let Some(held) = self.held.get(service) else { continue };
-            let ours = held.accepted.and(orphaned);
+            let ours = self.stays(service).and(orphaned);
             for (host, moving) in self.movers(service) {
                 let missing = ours.and(moving).minus(&self.orphans.listed(host, service));
                 if !missing.is_empty() {

@@ -33,6 +33,8 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Configured hosts whose datagrams failed authentication of late.
     pub strangers: Vec<String>,
+    /// Configured hosts that speak another version of the protocol.
+    pub other_version: Vec<String>,
 }
 
 /// One host as seen from here.
@@ -99,6 +101,7 @@ impl Node {
             hosts: hosts.collect(),
             services: services.collect(),
             strangers: self.strangers.keys().cloned().collect(),
+            other_version: self.foreign.keys().cloned().collect(),
         }
     }
 

@@ -5,6 +5,7 @@ extern crate std;
 
 mod moves;
 mod orphans;
+mod versions;
 
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::format;

@@ -17,8 +17,10 @@ pub(super) struct Lists {
 impl Lists {
     /// Everything that is listed of the slices of which a host is the heir.
     pub fn of(&self, slices: &Holdings) -> Elsewhere {
-        let heir = slices.get("default").map(|held| held.heir.clone()).unwrap_or_default();
-        let lists = self.of.iter().filter(|((_, slice), _)| heir.contains(*slice));
+        let listed = slices.get("default").map(|held| held.listed.clone()).unwrap_or_default();
+        let wanted =
+            |host: usize, slice| listed.get(&name(host)).is_some_and(|slices| slices.contains(slice));
+        let lists = self.of.iter().filter(|((host, slice), _)| wanted(*host, *slice));
         lists.flat_map(|(_, list)| list).copied().collect()
     }
 
