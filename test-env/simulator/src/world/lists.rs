@@ -40,13 +40,17 @@ pub struct List {
 impl Host {
     /// What the kernel is to know of connections elsewhere.
     pub(super) fn elsewhere(&self, slices: &Holdings, services: &[String], all: u32) -> Elsewhere {
-        if self.lists.is_empty() {
-            return Elsewhere::new();
+        let mut elsewhere = Elsewhere::new();
+        for (service, held) in slices {
+            for (host, listed) in &held.listed {
+                let Some(of) = index(host) else { continue };
+                let these = Mask::of(&Claims::from([(service.clone(), listed.clone())]), services, all);
+                let newest =
+                    these.iter().filter_map(|slice| Some(((of, slice), *self.lists.get(&(of, slice))?)));
+                elsewhere.extend(newest);
+            }
         }
-        let heir = slices.iter().map(|(service, held)| (service.clone(), held.heir.clone())).collect();
-        let heir = Mask::of(&heir, services, all);
-        let lists = self.lists.iter().filter(|((_, slice), _)| heir.contains(*slice));
-        lists.map(|(&of, &newest)| (of, newest)).collect()
+        elsewhere
     }
 }
 
@@ -125,8 +129,6 @@ impl World {
             Decision::HostAlive { host: back, .. } => drop(index(back).map(|back| h.gone.remove(&back))),
             Decision::HostGone { host: gone, .. } => {
                 let Some(gone) = index(gone) else { return };
-                // What it has listed has died with it.
-                h.lists.retain(|&(of, _), _| of != gone);
                 h.gone.insert(gone);
                 let Some(last) = h.given.get(&gone) else { return };
                 let died = lived_on(last, &self.config.services, self.config.slices);
