@@ -30,7 +30,7 @@ impl Resets {
                 continue;
             }
             for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
-                let both = alive.and(&reset_by(&other.kernel.holds, i, &host.kernel));
+                let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
                 if both.is_empty()
                     || !other.kernel.is_open(other.clock.read(world.now))
                     || world.knowledge.were_apart(i, o, world.now, self.tail)
@@ -49,13 +49,14 @@ impl Resets {
     }
 }
 
-/// Slices of which the newest connection on host `i` is reset by a kernel that holds this, if it lives.
-fn reset_by(holds: &Holds, i: usize, kernel: &Kernel) -> Mask {
-    let mut reset = holds.resets;
-    if !holds.heir.is_empty() {
-        let is_listed =
+/// Those of the slices `alive` of which the newest connection on host `i` is reset by a kernel that holds this.
+fn reset_by(holds: &Holds, alive: &Mask, i: usize, kernel: &Kernel) -> Mask {
+    let mut reset = alive.and(&holds.resets);
+    let unsure = alive.and(&holds.heir);
+    if !unsure.is_empty() {
+        let listed =
             |slice: u32| holds.elsewhere.get(&(i, slice)).is_some_and(|&at| at >= kernel.newest(slice));
-        holds.heir.iter().filter(|&slice| !is_listed(slice)).for_each(|slice| reset.insert(slice));
+        unsure.iter().filter(|&slice| !listed(slice)).for_each(|slice| reset.insert(slice));
     }
     reset
 }

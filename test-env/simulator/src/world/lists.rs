@@ -126,7 +126,11 @@ impl World {
         let h = &mut self.hosts[host];
         match decision {
             Decision::Started { .. } => h.forget_deaths(),
-            Decision::HostAlive { host: back, .. } => drop(index(back).map(|back| h.gone.remove(&back))),
+            Decision::HostAlive { host: back, .. } => {
+                if let Some(back) = index(back) {
+                    h.gone.remove(&back);
+                }
+            }
             Decision::HostGone { host: gone, .. } => {
                 let Some(gone) = index(gone) else { return };
                 h.gone.insert(gone);
