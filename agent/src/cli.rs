@@ -2,22 +2,34 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::DEFAULT_RUN_DIR;
+use crate::gossip;
 
 /// Many Linux servers, one IP address, one MAC address, nobody in charge.
 ///
 /// Every host of the cluster sees every packet for the shared address, hashes the client, and accepts or
 /// drops by itself. Hosts find each other by gossip and divide a dead host's share.
 #[derive(Debug, Parser)]
-#[command(name = "onemac", version, max_term_width = 110)]
+#[command(name = "onemac", version = VERSION.as_str(), max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no agent there.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// As `onemac --version` prints it: an agent that is to become another program looks whether that one speaks the same
+/// protocol.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (protocol {})", env!("CARGO_PKG_VERSION"), gossip::VERSION));
+
+/// The version of the protocol in what `onemac --version` prints.
+pub fn protocol_of(version: &str) -> Option<u8> {
+    version.trim().rsplit_once("(protocol ")?.1.strip_suffix(')')?.parse().ok()
 }
 
 /// Which agent to ask.

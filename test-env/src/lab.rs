@@ -281,6 +281,9 @@ impl Lab {
                 .filter_map(|host| host["name"].as_str().map(str::to_owned))
                 .collect();
             ensure!(alive == living, "{name} believes {alive:?} alive, not {living:?}");
+            let services = status["services"].as_array().into_iter().flatten();
+            let unsettled: u64 = services.filter_map(|service| service["unsettled"].as_u64()).sum();
+            ensure!(unsettled == 0, "{unsettled} slices are changing hands at {name}");
             views.insert(status["view"]["id"].to_string());
             owned += owned_slices(&status)?;
         }

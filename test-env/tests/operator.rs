@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -194,8 +195,13 @@ fn a_definition_is_reloaded_when_all_have_it_and_a_bad_one_changes_nothing() -> 
 
 #[test]
 fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
-    let lab = Lab::start(&Plan::hosts(3))?;
+    let lab = Lab::build(&Plan::hosts(3))?;
     let host = lab.host(2);
+    let [program, other] = ["program", "other"].map(|name| lab.dir().join(name));
+    std::fs::copy(host.program()?, &program)?;
+    host.install_program(&program)?;
+    lab.start_agents()?;
+    lab.wait_settled()?;
     let before = host.status()?;
     says(host, 0, &["restart"], &["h2", "same life"])?;
     lab.wait_settled()?;
@@ -212,6 +218,16 @@ fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
     ensure!(host.status()?["run"] == after["run"]);
     host.write_definition(lab.definition())?;
 
+    // Nor does it become a program that speaks another version of the protocol.
+    let script =
+        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'onemac 99.0.0 (protocol 99)'; exit; fi\nexec";
+    std::fs::write(&other, format!("{script} {} \"$@\"\n", program.display()))?;
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o755))?;
+    host.install_program(&other)?;
+    says(host, 1, &["restart"], &["onemac 99.0.0 (protocol 99)", "drain", "goes on"])?;
+    host.install_program(&program)?;
+    ensure!(host.status()?["run"] == after["run"]);
+
     // Killed and started within its lease, it goes on too; also what its operator wants of it.
     says(host, 0, &["drain"], &[])?;
     lab.wait_settled()?;
@@ -220,5 +236,9 @@ fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
     wait_for(&lab, "it to be back", || Ok(host.status().is_ok_and(|s| s["view"]["agreed"] == true)))?;
     let back = host.status()?;
     ensure!(back["state"] == "draining" && back["incarnation"] == before["incarnation"], "{back}");
+    // What it was before is no stranger to it.
+    std::thread::sleep(Duration::from_secs(2));
+    let later = host.status()?;
+    ensure!(later["problems"] == before["problems"], "{later}");
     Ok(())
 }

@@ -148,7 +148,9 @@ impl Driver {
         let other_version = names(&mut others().filter(|h| foreign(h) && !told(h)));
         if !other_version.is_empty() {
             add(
-                format!("{other_version} speak another version of the protocol and wait for this host to go"),
+                format!(
+                    "another version of the protocol is spoken by {other_version}, waiting for this host to go"
+                ),
                 "upgrade every host to the same release",
             );
         }

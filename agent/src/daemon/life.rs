@@ -117,6 +117,8 @@ mod tests {
             drained: Default::default(),
             members: Default::default(),
             gone: Default::default(),
+            orphaned: Default::default(),
+            orphaned_until: Default::default(),
         });
         keeper.keep(Some(memory.clone())).unwrap();
         assert_eq!(Keeper::new(&dir, "a", id).found().unwrap().memory, Some(memory));

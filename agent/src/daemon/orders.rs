@@ -1,6 +1,7 @@
 //! What operators want: of this host, and of others by letter.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use onemac_definition::Definition;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Driver;
+use crate::cli::protocol_of;
 use crate::clock;
 use crate::control::model::Wish;
 use crate::control::server::Answer;
 use crate::failure::{Failure, Result};
+use crate::gossip;
 use crate::gossip::letter::{Letter, Order};
 use crate::gossip::seal::Kind;
 use crate::setup;
@@ -304,16 +307,31 @@ impl Driver {
     }
 }
 
-/// A program that can not even read the definition would leave the kernel alone until its lease ends.
+/// A program that can not even read the definition would leave the kernel alone until its lease ends. One that speaks
+/// another version of the protocol could not go on with this life, and its connections would break.
 fn try_out(program: &Path, file: &Path) -> std::result::Result<(), String> {
-    match std::process::Command::new(program).arg("check").arg(file).output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "{} does not take the definition {}: {}",
-            program.display(),
+    let name = program.display();
+    let run = |arguments: &[&OsStr]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        output.map_err(|error| format!("can not run {name}: {error}"))
+    };
+    let version = run(&["--version".as_ref()])?.stdout;
+    let version = String::from_utf8_lossy(&version);
+    if protocol_of(&version) != Some(gossip::VERSION) {
+        return Err(format!(
+            "{name} is {}, and this agent speaks protocol {}: to change over without breaking connections, \
+             `onemac drain --wait`, stop the agent, start the new one; it serves when all hosts have been changed",
+            version.trim(),
+            gossip::VERSION
+        ));
+    }
+    let output = run(&["check".as_ref(), file.as_os_str()])?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "{name} does not take the definition {}: {}",
             file.display(),
             String::from_utf8_lossy(&output.stderr).trim()
         )),
-        Err(error) => Err(format!("can not run {}: {error}", program.display())),
     }
 }

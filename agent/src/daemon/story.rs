@@ -64,7 +64,7 @@ pub fn tell(event: &Event) -> (Volume, String) {
         Event::Left => (Info, "left".into()),
         Event::NewerVersion { hosts } => {
             let hosts = hosts.join(", ");
-            (Warn, format!("{hosts} serve by a newer version of the protocol: starting over"))
+            (Warn, format!("a newer version of the protocol is served by {hosts}: starting over"))
         }
         Event::Outvoted { hosts } => {
             (Warn, format!("{} serve by another definition and are more: starting over", hosts.join(", ")))
@@ -85,7 +85,7 @@ pub fn explain(hold: &Hold) -> (String, String) {
         ),
         Hold::Version { hosts } => (
             format!(
-                "{} speak another version of the protocol, so this host accepts nothing for as long as they serve",
+                "another version of the protocol is spoken by {}: this host accepts nothing for as long as they serve",
                 hosts.join(", ")
             ),
             "upgrade every host to the same release; the last host of the old one hands over when it is stopped"

@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use onemac_test_env::moves::{Kind, Script};
+use onemac_test_env::moves::{Kind, Move, Script};
 use onemac_test_env::tcp::trial::{self, HEADS, Traffic};
 use onemac_test_env::tcp::{Crowd, Load, Newcomers};
 use onemac_test_env::{Lab, Plan};
@@ -99,9 +99,13 @@ fn main() -> Result<ExitCode> {
         missed.extend(moves(&options, &script)?);
     }
     if options.does("death") {
-        let death = trial::death(&Plan::hosts(options.hosts), &[], options.traffic())?;
-        println!("\ndeath of a host: {death}");
-        missed.extend(death.ensure_told().err().map(|error| error.to_string()));
+        // Then once more when others have connections of the dead host's slices.
+        let drained = [Move::Drain(3), Move::Drain(1), Move::Resume(3)];
+        for (before, when) in [(&[][..], ""), (&drained, " whose slices others have connections of")] {
+            let death = trial::death(&Plan::hosts(options.hosts), before, options.traffic())?;
+            println!("\ndeath of a host{when}: {death}");
+            missed.extend(death.ensure_told(0).err().map(|error| error.to_string()));
+        }
     }
     if options.does("dns") {
         missed.extend(queries(&options, &script)?);

@@ -21,6 +21,8 @@ pub(super) struct Peer {
     pub arrived: Time,
     /// Heard within the expiry, and known to have spoken then: see [`Node::is_recent`].
     pub alive: bool,
+    /// It was alive when our last life ended, and has not been since.
+    lost: bool,
     /// When it was first heard after a silence, if what it says may as well be the late word of a dead host.
     pub doubted: Option<Time>,
     /// Our newest report of this life that it has answered.
@@ -39,7 +41,8 @@ impl Peer {
     pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool) -> Self {
         let (heard, arrived, constant_since) = (now, now, now);
         let (doubted, answered, began, basis) = (None, None, None, None);
-        Peer { report, heard, arrived, alive, doubted, answered, began, basis, constant_since }
+        let lost = false;
+        Peer { report, heard, arrived, alive, lost, doubted, answered, began, basis, constant_since }
     }
 }
 
@@ -90,10 +93,11 @@ impl Node {
         let recent = self.is_recent(now, &report, answered.and(basis), doubted);
         let alive = speaks && (old.is_some_and(|o| o.alive) || recent);
         let doubted = if speaks && !alive { doubted.or(Some(now)) } else { None };
+        let lost = speaks && !alive && old.is_some_and(|o| o.lost);
         let (heard, arrived) = (now, now);
         self.take_in(
             now,
-            Peer { report, heard, arrived, alive, doubted, answered, began, basis, constant_since },
+            Peer { report, heard, arrived, alive, lost, doubted, answered, began, basis, constant_since },
         );
     }
 
@@ -173,6 +177,7 @@ impl Node {
     /// next life either.
     pub(super) fn forget_peers(&mut self) {
         for peer in self.peers.values_mut() {
+            peer.lost |= peer.alive;
             peer.alive = false;
             peer.doubted = None;
             peer.answered = None;
@@ -240,6 +245,18 @@ impl Node {
                 self.bereave(now, &report);
             }
             self.note(Event::HostGone { host, silent_ms });
+        }
+    }
+
+    /// Whoever has not come back since our last life has died meanwhile.
+    pub(super) fn miss(&mut self, now: Time) {
+        let mut missed = Vec::new();
+        for peer in self.peers.values_mut().filter(|peer| peer.lost) {
+            peer.lost = false;
+            missed.push(Arc::clone(&peer.report));
+        }
+        for report in missed {
+            self.bereave(now, &report);
         }
     }
 

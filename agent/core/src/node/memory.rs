@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::membership::Peer;
 use super::{Action, Broken, Event, Follow, Node, Partition, Phase};
 use crate::holding::Holdings;
-use crate::report::{HostState, Report, Stamp};
+use crate::report::{Claims, HostState, Report, Stamp};
 use crate::time::{Time, Timing};
 use crate::view::{Cluster, DefinitionId, Member, View};
 
@@ -67,6 +67,10 @@ pub struct Memory {
     pub members: BTreeMap<String, Member>,
     /// The last words of hosts that had gone by then: gossip may repeat them.
     pub gone: BTreeMap<String, Stamp>,
+    /// Slices of which connections have died with a host.
+    pub orphaned: Claims,
+    /// Until when that matters.
+    pub orphaned_until: Time,
 }
 
 impl Node {
@@ -81,13 +85,13 @@ impl Node {
     /// Goes on with the life of the last agent.
     pub(super) fn go_on(&mut self, now: Time, memory: Memory, lease_until: Option<Time>) {
         let Memory { incarnation, seq_limit, weight, drained, members, gone, .. } = memory;
+        self.orphans.go_on(seq_limit, memory.orphaned, memory.orphaned_until);
         self.stamp = Stamp { incarnation, seq: seq_limit };
         self.phase = Phase::Serving;
         self.weight = weight;
         self.drained = drained;
         self.lease.granted = lease_until;
         self.connections.settled(now, &self.held);
-        self.orphans.go_on(seq_limit);
         for (name, member) in members.iter().filter(|(name, _)| **name != self.me) {
             self.peers
                 .insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member)), true));
@@ -134,6 +138,8 @@ impl Node {
             && known.weight == self.weight
             && known.drained == self.drained
             && known.members == view.members
+            && known.orphaned == *self.orphans.slices()
+            && known.orphaned_until == self.orphans.until()
         {
             return;
         }
@@ -145,6 +151,8 @@ impl Node {
             drained: self.drained.clone(),
             members: view.members.clone(),
             gone: self.gone(),
+            orphaned: self.orphans.slices().clone(),
+            orphaned_until: self.orphans.until(),
         });
         self.remembered = Some(memory.clone());
         self.actions.push_back(Action::Remember(Some(memory)));

@@ -57,6 +57,7 @@ use self::versions::Foreign;
 use self::voice::Voice;
 use crate::holding::Holdings;
 use crate::report::{Claims, Report, Stamp};
+use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
 use crate::view::{Cluster, View};
 
@@ -319,7 +320,13 @@ impl Node {
 
     /// A host that starts now.
     pub fn start(start: Start, now: Time) -> Self {
-        let Start { host: me, mac, cluster, timing, partition, follow, incarnation, leftover, .. } = start;
+        let Start { host: me, mac, cluster, timing, partition, follow, incarnation, mut leftover, .. } =
+            start;
+        for held in leftover.values_mut() {
+            // The lists were the last agent's to know.
+            held.heir = SliceSet::new();
+            held.listed.clear();
+        }
         let mut node = Node {
             weight: cluster.hosts.get(&me).copied().unwrap_or(0),
             me,
@@ -500,7 +507,7 @@ impl Node {
         self.agreed = false;
         self.empty_seq = None;
         self.patient_until = None;
-        self.orphans = Orphans::default();
+        self.orphans.begin();
         self.lease = lease::Lease::default();
         self.voice.hush();
         self.next_heartbeat = now + self.timing.heartbeat;
@@ -561,6 +568,7 @@ impl Node {
             }
             None => {
                 self.hold = None;
+                self.miss(now);
                 self.phase = Phase::Serving;
                 self.view_stale = true;
             }

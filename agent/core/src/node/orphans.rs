@@ -52,9 +52,25 @@ impl Orphans {
         }
     }
 
+    /// A new life: of the dead is known what was known, but no list is worth anything.
+    pub(super) fn begin(&mut self) {
+        self.listed.clear();
+        self.ask_at = None;
+    }
+
     /// This life was begun by another agent, which has asked for nothing by numbers as great as this.
-    pub(super) fn go_on(&mut self, seq_limit: u64) {
-        self.round = seq_limit + 1;
+    pub(super) fn go_on(&mut self, seq_limit: u64, slices: Claims, until: Time) {
+        (self.round, self.slices, self.until) = (seq_limit + 1, slices, until);
+    }
+
+    /// Slices of which connections have died with a host.
+    pub(super) fn slices(&self) -> &Claims {
+        &self.slices
+    }
+
+    /// Until when that matters.
+    pub(super) fn until(&self) -> Time {
+        self.until
     }
 
     /// When to ask next, if anything is to be asked.
@@ -117,6 +133,10 @@ impl Node {
     /// Of the slices that we accept and that others have connections of, those that lists are there of.
     pub(super) fn heir(&self, service: &str, shared: &SliceSet) -> SliceSet {
         let mut heir = shared.and(&self.orphans.of(service));
+        if !self.agreed {
+            // Not all may have said yet what lives with them.
+            heir = heir.and(&self.held.get(service).map(|held| held.heir.clone()).unwrap_or_default());
+        }
         if heir.is_empty() || self.broken(Broken::NoLists) {
             return heir;
         }

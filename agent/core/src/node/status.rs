@@ -71,7 +71,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// Slices that this host's kernel accepts.
     pub owned: u32,
-    /// Slices that are this host's by the view and not yet accepted, or accepted and no longer its own.
+    /// Slices that are this host's by the view and not yet accepted, or accepted and no longer its own, or still
+    /// relayed to or by it.
     pub unsettled: u32,
     /// Slices that have moved on and may have connections left here.
     pub moving: u32,
@@ -87,7 +88,8 @@ impl Node {
             let none = Holding::default();
             let held = self.held.get(name).unwrap_or(&none);
             let mine = self.mine(name);
-            let unsettled = held.accepted.minus(&mine).or(&mine.minus(&held.accepted)).len();
+            let moves = held.all_relayed().or(&held.incoming).or(&held.taking);
+            let unsettled = held.accepted.minus(&mine).or(&mine.minus(&held.accepted)).or(&moves).len();
             let (owned, moving) = (held.accepted.len(), held.connections().len());
             let drained = self.drained.contains(name);
             ServiceStatus { name: name.clone(), owned, unsettled, moving, drained }

@@ -126,7 +126,7 @@ fn a_host_that_the_new_definition_does_not_have_hands_over() {
 
 impl World {
     /// The agent dies and a new one starts, on the kernel and the memory that are there.
-    fn restart(&mut self, i: usize, after_ms: u64) {
+    pub(super) fn restart(&mut self, i: usize, after_ms: u64) {
         self.kill(i);
         self.run(after_ms, "between agents");
         let kernel = &self.hosts[i].kernel;

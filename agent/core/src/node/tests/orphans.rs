@@ -175,3 +175,34 @@ fn an_answer_to_an_earlier_round_is_none() {
         assert_eq!(node.heir("default", &heir).len(), listed, "{round:?} of {now:?}");
     }
 }
+
+#[test]
+fn an_agent_that_goes_on_remembers_the_dead() {
+    let mut world = crowded(3, 1);
+    world.feed(1, Input::Drain { service: None });
+    world.run(3000, "drain");
+    world.kill(2);
+    world.run(3000, "death");
+    let orphans = world.hosts[2].connections["default"].clone();
+    assert_eq!(world.answered_for(2), orphans);
+    let before = node(&world, 0).incarnation();
+    world.restart(0, 100);
+    world.run(2000, "restarted");
+    assert_eq!(node(&world, 0).incarnation(), before);
+    assert_eq!(world.answered_for(2), orphans);
+}
+
+/// The death of a host is noticed late where one's own lease ran out with it.
+#[test]
+fn whoever_begins_a_new_life_remembers_whom_it_has_not_heard_since() {
+    for seed in 1..=20 {
+        let mut world = crowded(3, seed);
+        world.feed(1, Input::Drain { service: None });
+        world.run(3000, "drain");
+        world.kill(2);
+        world.pause(0, 900);
+        world.run(6000, "death");
+        assert_eq!(world.uncovered(), 0);
+        assert_eq!(world.answered_for(2), world.hosts[2].connections["default"], "seed {seed}");
+    }
+}
