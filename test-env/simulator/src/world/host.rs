@@ -56,7 +56,7 @@ pub struct Host {
     pub(super) given: BTreeMap<usize, Arc<Report>>,
     /// What others have listed of their connections.
     pub(super) lists: Elsewhere,
-    /// The hosts that the agent has seen die in this life, and not come back.
+    /// The hosts that the agent has seen die, and not come back.
     pub(super) gone: BTreeSet<usize>,
     /// Slices of which connections have died with hosts, as far as the agent could know.
     pub(super) orphaned: Mask,
@@ -96,13 +96,6 @@ impl Host {
             bereaved_at: 0,
             greatest_incarnation: 0,
         }
-    }
-
-    /// Lists and deaths are an agent's memories of one life.
-    pub(super) fn forget_deaths(&mut self) {
-        self.lists.clear();
-        self.gone.clear();
-        self.orphaned = Mask::default();
     }
 
     /// Whether the agent is handing over.
@@ -155,6 +148,12 @@ impl World {
         }
         h.emptied = node.state() != HostState::Joining;
         let goes_on = h.emptied;
+        // An agent that goes on remembers for whom its last one mourned.
+        if !goes_on {
+            h.orphaned = Mask::default();
+        }
+        h.gone.clear();
+        h.bereaved_at = self.now;
         h.node = Some(node);
         h.other_definition = life == Life::OtherDefinition;
         h.wake = None;
@@ -189,7 +188,7 @@ impl World {
         h.answers.clear();
         h.gossip.clear();
         h.given.clear();
-        h.forget_deaths();
+        h.lists.clear();
     }
 
     /// The agent ends in order and takes down what it had put up.
@@ -202,7 +201,7 @@ impl World {
         h.wake = None;
         h.gossip.clear();
         h.given.clear();
-        h.forget_deaths();
+        h.lists.clear();
         self.ask_kernel(host, Work::Clear);
     }
 

@@ -121,11 +121,12 @@ impl World {
     }
 
     /// Keeps account of the slices of which connections have died, as far as an agent could know: by the last
-    /// words of hosts that it has seen die in this life.
+    /// words of hosts that it has seen die.
     pub(super) fn note_deaths(&mut self, host: usize, decision: &Decision) {
         let h = &mut self.hosts[host];
         match decision {
-            Decision::Started { .. } => h.forget_deaths(),
+            // It has heard nobody yet in this life, and asks anew.
+            Decision::Started { .. } => h.bereaved_at = self.now,
             Decision::HostAlive { host: back, .. } => {
                 if let Some(back) = index(back) {
                     h.gone.remove(&back);
