@@ -29,6 +29,8 @@ pub struct Config {
     /// An agent reads its socket no more often than this; zero: whatever comes is read at once. With hundreds
     /// of hosts the simulator is several times quicker if each has its turn with many datagrams.
     pub reads_every_ms: u64,
+    /// So many of 1,000 times, one every 20 ms, all connections of a host have come to their ends.
+    pub connections_end: u64,
     /// For how long faults happen, in milliseconds.
     pub trouble_ms: u64,
     /// A rule that is left out.
@@ -38,6 +40,9 @@ pub struct Config {
 /// The largest drift from true time that the protocol's margin covers between two clocks: a sixteenth of the
 /// lease, so 3 % to either side.
 pub const DRIFT_MAX_PPM: u64 = 30_000;
+
+/// The usual [`Config::connections_end`].
+pub const CONNECTIONS_END: u64 = 50;
 
 impl Config {
     /// The run that a seed stands for. `hosts` and `partition` override the seed's own choice.
@@ -57,6 +62,7 @@ impl Config {
             drift_ppm: dice.pick(&[0, 500, DRIFT_MAX_PPM]),
             relays: dice.chance(900),
             reads_every_ms: 0,
+            connections_end: Dice::new(seed, 5).pick(&[CONNECTIONS_END, CONNECTIONS_END, 5, 0]),
             trouble_ms: dice.between(3, 9) * lease,
             mutation: None,
         }

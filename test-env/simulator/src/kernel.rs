@@ -1,7 +1,7 @@
 //! A host's kernel as the protocol sees it: it holds slices and the end of a lease, works through changes
 //! one by one, and goes on by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use onemac_core::holding::{self, Holding, Holdings};
 use onemac_core::node::Change;
@@ -12,11 +12,15 @@ use crate::clock::At;
 use crate::mask::Mask;
 use crate::world::index;
 
+/// Connections that live on other hosts: by host and slice, when the newest one began. All older ones are meant
+/// too, whether they live or not.
+pub type Elsewhere = BTreeMap<(usize, u32), At>;
+
 /// Something for the kernel to do.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Hold exactly this.
-    Apply(Change),
+    /// Hold exactly this, and of the slices of which the host is the heir, be silent to these connections.
+    Apply(Change, Elsewhere),
     /// End the lease then.
     Renew(Time),
     /// Forget everything: the agent has gone in order.
@@ -32,6 +36,12 @@ pub struct Holds {
     pub accepted: Mask,
     /// Of these, connections that are not known here are reset.
     pub resets: Mask,
+    /// Of these, they are reset unless they are known to live elsewhere.
+    pub heir: Mask,
+    /// Of these, nothing is reset because somebody else has connections.
+    pub silent: Mask,
+    /// Connections that are known to live elsewhere.
+    pub elsewhere: Elsewhere,
     /// What others send on is accepted.
     pub incoming: Mask,
     /// What is sent on, and to whom.
@@ -42,7 +52,7 @@ pub struct Holds {
 
 impl Holds {
     /// The same as quick masks.
-    pub fn of(told: &Holdings, services: &[String], slices: u32) -> Self {
+    pub fn of(told: &Holdings, elsewhere: Elsewhere, services: &[String], slices: u32) -> Self {
         let mask = |set: &dyn Fn(&Holding) -> SliceSet| Mask::of(&holding::pick(told, set), services, slices);
         let mut hosts: Vec<&String> = told.values().flat_map(|h| h.relayed.keys()).collect();
         hosts.sort_unstable();
@@ -51,6 +61,9 @@ impl Holds {
         Holds {
             accepted: mask(&|h| h.accepted.clone()),
             resets: mask(&|h| h.accepted.minus(&h.shared).minus(&h.taking)),
+            heir: mask(&|h| h.accepted.and(&h.heir).minus(&h.taking)),
+            silent: mask(&|h| h.accepted.and(&h.shared).minus(&h.heir).minus(&h.taking)),
+            elsewhere,
             incoming: mask(&|h| h.incoming.clone()),
             relayed: hosts.into_iter().filter_map(|host| Some((index(host)?, to(host)))).collect(),
             connections: mask(&|h| h.connections()),
@@ -78,12 +91,30 @@ pub struct Kernel {
     pub stuck_until: At,
     /// Slices of which connections live here.
     pub alive: Mask,
+    /// When the newest connection of each slice began, living or not.
+    pub began: Vec<At>,
 }
 
 impl Kernel {
     /// Whether it does anything at all when the host's clock shows `now`.
     pub fn is_open(&self, now: Time) -> bool {
         now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0
+    }
+
+    /// When the newest connection of a slice began.
+    pub fn newest(&self, slice: u32) -> At {
+        self.began.get(slice as usize).copied().unwrap_or_default()
+    }
+
+    /// Connections of these slices begin.
+    pub fn connect(&mut self, served: &Mask, now: At) {
+        self.alive = self.alive.or(served);
+        for slice in served.iter() {
+            if self.began.len() <= slice as usize {
+                self.began.resize(slice as usize + 1, 0);
+            }
+            self.began[slice as usize] = now;
+        }
     }
 
     /// The new flows that it accepts by itself when the host's clock shows `now`.

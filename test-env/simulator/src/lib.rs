@@ -6,8 +6,9 @@
 //! the letter.
 //!
 //! A run ([`run::run`]) has two phases. In the first, [`fault`]s happen and the [`check`]ers watch that no
-//! flow ever has two owners. In the second everything heals, and within a stated bound every slice must have
-//! its owner. A run that fails is told again with as few faults as it needs ([`shorten`]).
+//! flow ever has two owners and no living connection is reset. In the second everything heals, and within stated
+//! bounds every slice must have its owner, and clients whose connections died with a host must be told. A run that
+//! fails is told again with as few faults as it needs ([`shorten`]).
 //!
 //! What is not modelled: the content of packets, the kernel's rules (rules/tests/packets.rs has them), the
 //! authentication of datagrams, and several machines that share one name.

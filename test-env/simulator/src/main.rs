@@ -58,6 +58,8 @@ enum Rule {
     Probation,
     Relays,
     Silence,
+    Lists,
+    FreshLists,
 }
 
 impl Rule {
@@ -76,6 +78,8 @@ impl Rule {
             Rule::Probation => Mutation::NoProbation,
             Rule::Relays => Mutation::RelaysUnheeded,
             Rule::Silence => Mutation::ResetsAll,
+            Rule::Lists => Mutation::NoLists,
+            Rule::FreshLists => Mutation::StaleLists,
         }
     }
 }
@@ -130,6 +134,10 @@ fn print(summary: &Summary, seconds: f64) {
     println!(
         "{} faults, {} datagrams, {} kernel changes",
         summary.counts.faults, summary.counts.datagrams, summary.counts.commits
+    );
+    println!(
+        "{} lists of connections asked for, {} taken in, {} too late",
+        summary.counts.asks, summary.counts.lists, summary.counts.late_lists
     );
     println!(
         "healed: median {:.2}, 99 % {:.2}, all {:.2} of the bound; slowest {:.0} ms",

@@ -7,6 +7,7 @@ use onemac_core::report::Report;
 
 use crate::clock::At;
 use crate::dice::Dice;
+use crate::world::{Ask, List};
 
 /// News of a host: from which of its lives, and of which moment. What a life says is not listened to where a
 /// later one is known, so the life comes first.
@@ -33,6 +34,10 @@ pub enum Content {
         /// Whether the same is wanted back.
         ask: bool,
     },
+    /// A question for connections.
+    Ask(Rc<Ask>),
+    /// An answer to one.
+    List(Rc<List>),
 }
 
 /// A datagram on its way.

@@ -36,6 +36,13 @@ pub fn healing_bound(config: &Config) -> At {
     nanos(config.timing.expiry() * 3 + config.timing.heartbeat * 6)
 }
 
+/// So long after that, clients whose connections have died with a host that its heir saw dying must be told,
+/// whoever else has connections of the slice: the heir asks every two heartbeats, of a question nothing is lost any
+/// more, and then its kernel has to change.
+pub fn answering_bound(config: &Config) -> At {
+    nanos(config.timing.heartbeat * 4)
+}
+
 /// For this long afterwards nothing may move.
 fn calm(config: &Config) -> At {
     nanos(config.timing.expiry() * 2)
@@ -73,9 +80,15 @@ fn phases(world: &mut World, healed: &mut Option<At>) -> Result<(), Violation> {
         }
         let whole_since = world.now;
         // Whatever was on its way before the healing may break it once more, but not for longer than the bound.
-        if !world.run(world.now + calm(&config), |w| !is_whole(w))? {
+        let patience = answering_bound(&config);
+        let unanswered = |w: &World| w.now >= whole_since + patience && !w.unanswered(patience).is_empty();
+        if !world.run(world.now + calm(&config), |w| !is_whole(w) || unanswered(w))? {
             *healed = Some(whole_since - start);
             return Ok(());
+        }
+        if is_whole(world) {
+            let text = what_is_unanswered(world, patience);
+            return Err(Violation { at: world.now, property: "clients of the dead are told", text });
         }
     }
 }
@@ -127,6 +140,13 @@ pub fn is_whole(world: &World) -> bool {
     let all_served = || (0..world.hosts.len()).map(|h| world.accepts(h).len()).sum::<u32>() == slices;
     let owned = || wanted(world).iter().enumerate().all(|(h, wanted)| world.accepts(h) == *wanted);
     world.hosts.iter().all(settled) && all_served() && owned()
+}
+
+fn what_is_unanswered(world: &World, patience: At) -> String {
+    let line = |(host, slices): (usize, Mask)| {
+        format!("{} is silent about {:?}", name(host), slices.iter().collect::<Vec<_>>())
+    };
+    world.unanswered(patience).into_iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 fn what_is_not_whole(world: &World) -> String {

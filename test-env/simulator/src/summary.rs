@@ -76,6 +76,9 @@ pub fn run_all(series: &Series, progress: impl Fn(u64) + Sync) -> Summary {
             total.counts.faults += outcome.counts.faults;
             total.counts.datagrams += outcome.counts.datagrams;
             total.counts.commits += outcome.counts.commits;
+            total.counts.asks += outcome.counts.asks;
+            total.counts.lists += outcome.counts.lists;
+            total.counts.late_lists += outcome.counts.late_lists;
             total.lasted += u128::from(outcome.lasted);
             total.partitions += outcome.partitions;
             if let Some(healed) = outcome.healed {

@@ -68,6 +68,11 @@ fn connections_reset_that_live_elsewhere() {
 }
 
 #[test]
+fn slices_of_the_dead_answered_for_without_lists() {
+    is_caught(Mutation::NoLists);
+}
+
+#[test]
 fn a_failing_run_is_told_with_fewer_faults_that_break_the_same_promise() {
     let (config, faults, violation) = (0..SEEDS)
         .find_map(|seed| {

@@ -1,45 +1,21 @@
 //! Stories that dice tell too rarely.
 
-use std::time::Duration;
+mod common;
 
 use onemac_core::node::{Mutation, Partition};
-use onemac_core::time::Timing;
-use onemac_sim::check::{Checks, Violation};
+use onemac_sim::check::Checks;
 use onemac_sim::clock::MS;
 use onemac_sim::config::Config;
-use onemac_sim::fault::{Fault, Life, Planned};
+use onemac_sim::fault::{Fault, Life};
 use onemac_sim::run::{is_whole, run};
 use onemac_sim::world::World;
 
-fn config(hosts: usize, partition: Partition) -> Config {
-    Config {
-        seed: 1,
-        hosts,
-        slices: 16,
-        services: vec!["default".into()],
-        timing: Timing { heartbeat: Duration::from_millis(100), lease: Duration::from_millis(800) },
-        partition,
-        drift_ppm: 0,
-        relays: false,
-        reads_every_ms: 0,
-        trouble_ms: 8000,
-        mutation: None,
-    }
-}
+use self::common::{at, config, violations};
 
-fn at(ms: u64, fault: Fault) -> Planned {
-    Planned { at: ms * MS, fault }
-}
-
+/// Nothing gets from some hosts to others.
 fn cut(from: &[usize], to: &[usize], ms: u64) -> Fault {
     let bits = |hosts: &[usize]| hosts.iter().map(|h| 1 << h).sum();
     Fault::Cut { from: bits(from), to: bits(to), ms }
-}
-
-/// What breaks when the same faults meet other dice.
-fn violations(seeds: u64, mutation: Option<Mutation>, plan: &[Planned], config: &Config) -> Vec<Violation> {
-    let configs = (0..seeds).map(|seed| Config { seed, mutation, ..config.clone() });
-    configs.filter_map(|config| run(&config, plan, false).violation).collect()
 }
 
 /// A newcomer that slept while the only other host spoke: its timer fires before it reads its socket.

@@ -1,10 +1,15 @@
 //! No living connection is reset: whoever resets what it does not know is sure that nobody else knows it.
 //!
+//! An heir is sure of those that are not in the lists that its kernel has: of a list, a connection is missing if
+//! it began later.
+//!
 //! A connection dies with its host's lease: from then on another host may answer for it. Where two hosts
 //! are apart ([`super::apart`]) neither can know what lives on the other.
 
 use super::Violation;
 use crate::clock::At;
+use crate::kernel::{Holds, Kernel};
+use crate::mask::Mask;
 use crate::world::{World, name};
 
 /// The checker.
@@ -25,7 +30,7 @@ impl Resets {
                 continue;
             }
             for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
-                let both = alive.and(&other.kernel.holds.resets);
+                let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
                 if both.is_empty()
                     || !other.kernel.is_open(other.clock.read(world.now))
                     || world.knowledge.were_apart(i, o, world.now, self.tail)
@@ -42,4 +47,16 @@ impl Resets {
         }
         Ok(())
     }
+}
+
+/// Those of the slices `alive` of which the newest connection on host `i` is reset by a kernel that holds this.
+fn reset_by(holds: &Holds, alive: &Mask, i: usize, kernel: &Kernel) -> Mask {
+    let mut reset = alive.and(&holds.resets);
+    let unsure = alive.and(&holds.heir);
+    if !unsure.is_empty() {
+        let listed =
+            |slice: u32| holds.elsewhere.get(&(i, slice)).is_some_and(|&at| at >= kernel.newest(slice));
+        unsure.iter().filter(|&slice| !listed(slice)).for_each(|slice| reset.insert(slice));
+    }
+    reset
 }

@@ -4,6 +4,7 @@ use onemac_core::node::{Input, Look};
 use onemac_core::report::Claims;
 
 use super::World;
+use crate::config::CONNECTIONS_END;
 use crate::mask::Mask;
 
 impl World {
@@ -20,11 +21,14 @@ impl World {
         let serves = self.serves();
         for (host, served) in serves.iter().enumerate() {
             self.connections_die(host);
-            let gone = self.dice.chance(50);
+            // Who leaves waits for the last one.
+            let least = if self.hosts[host].is_leaving() { CONNECTIONS_END } else { 0 };
+            let gone = self.dice.chance(self.config.connections_end.max(least));
             let kernel = &mut self.hosts[host].kernel;
             // What is neither accepted nor moving meets a closed door, and is not coming back.
             let reached = kernel.holds.accepted.or(&kernel.holds.connections).or(&kernel.holds.incoming);
-            kernel.alive = kernel.alive.and(&reached).or(served);
+            kernel.alive = kernel.alive.and(&reached);
+            kernel.connect(served, self.now);
             if gone {
                 kernel.alive = Mask::default();
             }

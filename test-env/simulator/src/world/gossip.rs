@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use onemac_core::node::Input;
-use onemac_core::report::{Report, Stamp};
+use onemac_core::report::Report;
 
 use super::{Event, Host, World, index};
 use crate::network::{Content, Datagram, Said};
@@ -67,6 +67,8 @@ impl World {
         }
         match datagram.content {
             Content::Report(said) => self.hear(host, &said.report),
+            Content::Ask(ask) => self.asked(host, datagram.from, ask),
+            Content::List(list) => self.listed(host, datagram.from, &list),
             Content::Gossip { reports, ask } => {
                 for said in reports.iter() {
                     let Some(of) = index(&said.report.host) else { continue };
@@ -84,11 +86,12 @@ impl World {
     /// Gives a report to the core. What the core was given already it is given again only now and then.
     fn hear(&mut self, host: usize, report: &Arc<Report>) {
         let Some(of) = index(&report.host) else { return };
-        let given = self.hosts[host].given.entry(of).or_insert(Stamp { incarnation: 0, seq: 0 });
-        if *given >= report.stamp && !self.dice.chance(60) {
-            return;
+        let given = self.hosts[host].given.get(&of);
+        match given.is_some_and(|given| given.stamp >= report.stamp) {
+            true if !self.dice.chance(60) => return,
+            true => {}
+            false => drop(self.hosts[host].given.insert(of, Arc::clone(report))),
         }
-        *given = report.stamp.max(*given);
         self.tell(|| format!("  {} hears {} {:?}", super::name(host), report.host, report.stamp));
         self.feed(host, Input::Heard(Arc::clone(report)));
     }

@@ -1,11 +1,12 @@
 //! One host: an agent that comes and goes, and a kernel that stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use onemac_core::node::{Follow, Input, Memory, Node, Start};
-use onemac_core::report::{HostState, Stamp};
+use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
 
 use super::{Event, World, name};
@@ -13,7 +14,8 @@ use crate::check::Moved;
 use crate::clock::{At, Clock, MS};
 use crate::dice::Dice;
 use crate::fault::Life;
-use crate::kernel::{Holds, Kernel, Work};
+use crate::kernel::{Elsewhere, Holds, Kernel, Work};
+use crate::mask::Mask;
 use crate::network::{Datagram, Said};
 
 /// Longer than any run.
@@ -51,7 +53,15 @@ pub struct Host {
     /// What came by way of others, the newest report of each life.
     pub(super) gossip: BTreeMap<(usize, u64), Rc<Said>>,
     /// The newest report that the core was given of each host.
-    pub(super) given: BTreeMap<usize, Stamp>,
+    pub(super) given: BTreeMap<usize, Arc<Report>>,
+    /// What others have listed of their connections.
+    pub(super) lists: Elsewhere,
+    /// The hosts that the agent has seen die, and not come back.
+    pub(super) gone: BTreeSet<usize>,
+    /// Slices of which connections have died with hosts, as far as the agent could know.
+    pub(super) orphaned: Mask,
+    /// When the last of those died for this one.
+    pub(super) bereaved_at: At,
     /// What the last agent kept for the next.
     pub(super) memory: Option<Box<Memory>>,
     pub(super) greatest_incarnation: u64,
@@ -80,6 +90,10 @@ impl Host {
             memory: None,
             gossip: BTreeMap::new(),
             given: BTreeMap::new(),
+            lists: Elsewhere::new(),
+            gone: BTreeSet::new(),
+            orphaned: Mask::default(),
+            bereaved_at: 0,
             greatest_incarnation: 0,
         }
     }
@@ -134,6 +148,12 @@ impl World {
         }
         h.emptied = node.state() != HostState::Joining;
         let goes_on = h.emptied;
+        // An agent that goes on remembers for whom its last one mourned.
+        if !goes_on {
+            h.orphaned = Mask::default();
+        }
+        h.gone.clear();
+        h.bereaved_at = self.now;
         h.node = Some(node);
         h.other_definition = life == Life::OtherDefinition;
         h.wake = None;
@@ -168,6 +188,7 @@ impl World {
         h.answers.clear();
         h.gossip.clear();
         h.given.clear();
+        h.lists.clear();
     }
 
     /// The agent ends in order and takes down what it had put up.
@@ -180,6 +201,7 @@ impl World {
         h.wake = None;
         h.gossip.clear();
         h.given.clear();
+        h.lists.clear();
         self.ask_kernel(host, Work::Clear);
     }
 
@@ -235,11 +257,12 @@ impl World {
                 (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
             Work::Renew(until) => h.kernel.lease_until = until,
-            Work::Apply(change) => {
+            Work::Apply(change, elsewhere) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.
                 if !refused || self.dice.chance(200) {
-                    h.kernel.holds = Holds::of(&change.slices, &self.config.services, self.config.slices);
+                    let c = &self.config;
+                    h.kernel.holds = Holds::of(&change.slices, elsewhere, &c.services, c.slices);
                     h.kernel.lease_until = change.lease_until.unwrap_or_default();
                     h.emptied |= h.agent == agent;
                 }

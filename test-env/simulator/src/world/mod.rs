@@ -4,6 +4,7 @@ mod connections;
 mod faults;
 mod gossip;
 mod host;
+mod lists;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -17,6 +18,8 @@ use onemac_core::slices::SliceSet;
 use onemac_core::view::{Cluster, DefinitionId};
 
 pub use self::host::Host;
+use self::lists::Seen;
+pub use self::lists::{Ask, List};
 use crate::check::{Checks, Moved, Violation};
 use crate::clock::{At, MS};
 use crate::config::Config;
@@ -48,6 +51,8 @@ enum Event {
     Arrive { to: usize, datagram: Datagram },
     /// An agent reads its socket.
     Read { host: usize },
+    /// An agent has looked at connections because it was asked to.
+    Seen { host: usize, agent: u64, by: usize, seen: Seen },
     /// A kernel has finished what is first in its queue.
     Kernel { host: usize, turn: u64 },
     /// The checkers look.
@@ -89,6 +94,12 @@ pub struct Counts {
     pub datagrams: u64,
     /// Changes that kernels made.
     pub commits: u64,
+    /// Lists of connections that were asked for.
+    pub asks: u64,
+    /// Lists that came in time.
+    pub lists: u64,
+    /// Lists that came when the slice had been given up since.
+    pub late_lists: u64,
 }
 
 /// A cluster and everything around it.
@@ -124,6 +135,7 @@ fn told(service: &str, held: &Holding) -> String {
     let mut text = format!("{service}: {}", list(&held.accepted));
     for (what, slices) in [
         ("shared", &held.shared),
+        ("heir", &held.heir),
         ("taking", &held.taking),
         ("incoming", &held.incoming),
         ("moving", &held.moving),
@@ -242,6 +254,7 @@ impl World {
             Event::Gossip { host, agent } => self.gossip(host, agent),
             Event::Arrive { to, datagram } => self.arrive(to, datagram),
             Event::Read { host } => self.read(host),
+            Event::Seen { host, agent, by, seen } => self.seen(host, agent, by, seen),
             Event::Kernel { host, turn } => return self.kernel_works(host, turn),
             Event::Look => {
                 self.at(self.now + LOOK, Event::Look);
@@ -316,12 +329,18 @@ impl World {
                         let lines = change.slices.iter().map(|(service, held)| told(service, held));
                         format!("{} asks its kernel for {}", name(host), lines.collect::<String>())
                     });
-                    self.ask_kernel(host, Work::Apply(change));
+                    let h = &self.hosts[host];
+                    let elsewhere = h.elsewhere(&change.slices, &self.config.services, self.config.slices);
+                    self.ask_kernel(host, Work::Apply(change, elsewhere));
                 }
                 Action::Renew { lease_until } => self.ask_kernel(host, Work::Renew(lease_until)),
                 Action::Remember(memory) => self.hosts[host].memory = memory,
                 Action::Changed(_) => {}
-                Action::Note(event) => self.tell(|| format!("{} {event:?}", name(host))),
+                Action::Ask { host: of, round, slices } => self.ask(host, &of, Ask { round, slices }),
+                Action::Note(event) => {
+                    self.note_deaths(host, &event);
+                    self.tell(|| format!("{} {event:?}", name(host)));
+                }
                 Action::Stop => self.agent_ends(host),
             }
         }
@@ -371,6 +390,7 @@ impl World {
             Content::Gossip { reports, .. } => {
                 reports.iter().for_each(|said| learns(&mut self.knowledge, said, self.now));
             }
+            Content::Ask(_) | Content::List(_) => {}
         }
         if self.hosts[to].node.is_none() {
             return;
