@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use onemac_rules::{
-    Service, Standing, Wanted,
+    Lease, Service, Standing, Wanted,
     netlink::{Difference, Netfilter},
     ruleset,
 };
