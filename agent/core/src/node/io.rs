@@ -104,7 +104,7 @@ pub enum Action {
     Ask {
         /// Whom.
         host: String,
-        /// To be repeated in the answer ([`Node::list_round`]).
+        /// To be repeated in the answer ([`super::Node::list_round`]).
         round: Stamp,
         /// Which slices.
         slices: Claims,
