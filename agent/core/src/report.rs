@@ -27,6 +27,17 @@ pub enum HostState {
     Left,
 }
 
+/// What part a host takes in serving: what hosts of other versions of the protocol can know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// None, and it will take none until something changes there.
+    None,
+    /// It is about to serve.
+    Candidate,
+    /// It may accept new flows.
+    Serves,
+}
+
 /// Orders the reports of one host: a later life beats an earlier one, then the later report wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stamp {
@@ -58,6 +69,8 @@ pub struct Report {
     /// For how long it has listened while it joins, in milliseconds rounded up; 0 in other states. Who
     /// joins without hearing anybody takes over an expiry after it began to listen.
     pub listening_ms: u64,
+    /// Whether it joins and nothing holds it back but listening.
+    pub candidate: bool,
     /// The view that it computes with; none before its first.
     pub view: Option<ViewId>,
     /// The services that its operator has taken from it.
@@ -79,6 +92,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// What part the host takes.
+    pub fn part(&self) -> Part {
+        let holds = || !self.relayed.is_empty() || self.claims.values().any(|slices| !slices.is_empty());
+        match self.state {
+            HostState::Serving | HostState::Draining => Part::Serves,
+            HostState::Leaving if holds() => Part::Serves,
+            HostState::Joining if self.candidate => Part::Candidate,
+            HostState::Joining | HostState::Leaving | HostState::Left => Part::None,
+        }
+    }
+
     /// A report that says nothing but who speaks and where it stands.
     pub fn plain(host: String, stamp: Stamp, definition: DefinitionId, state: HostState) -> Self {
         Report {
@@ -89,6 +113,7 @@ impl Report {
             state,
             weight: 1,
             listening_ms: 0,
+            candidate: false,
             view: None,
             drained: BTreeSet::new(),
             staged: None,

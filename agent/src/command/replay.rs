@@ -4,7 +4,7 @@ use std::path::Path;
 
 use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
-use onemac_core::report::{Claims, Report};
+use onemac_core::report::{Claims, Part, Report};
 use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 
@@ -132,9 +132,13 @@ fn describe(input: &Input) -> String {
         Input::Committed { change, ok: true } => format!("the kernel has made change {change}"),
         Input::Committed { change, ok: false } => format!("the kernel has refused change {change}"),
         Input::Stranger { host } => format!("somebody at {host}'s address fails authentication"),
-        Input::OtherVersion { host, serves, newer } => {
+        Input::OtherVersion { host, part, newer, .. } => {
             let which = if *newer { "a newer" } else { "an older" };
-            let what = if *serves { "serves" } else { "waits" };
+            let what = match part {
+                Part::None => "takes no part",
+                Part::Candidate => "is about to serve",
+                Part::Serves => "serves",
+            };
             format!("{host} speaks {which} version of the protocol and {what}")
         }
         Input::Leave => "the operator wants this host to leave".into(),

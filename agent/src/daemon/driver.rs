@@ -133,7 +133,7 @@ impl Driver {
                 }
                 looked = self.looks.result(&self.node) => if let Some((look, clients)) = looked {
                     match clients {
-                        Some(clients) => self.answer_lists(look.at, &clients),
+                        Some((definition, clients)) => self.answer_lists(look.at, definition, &clients),
                         // Asked for while that look was under way.
                         None if self.lists.wanted() => self.looks.hurry(),
                         None => {}
@@ -191,7 +191,6 @@ impl Driver {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
-        self.forget_lists();
         self.tell_systemd();
         if std::mem::take(&mut self.renewed) && self.may_restart() {
             self.restart().await;

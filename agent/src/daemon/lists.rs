@@ -9,10 +9,12 @@ use onemac_core::jhash;
 use onemac_core::node::Input;
 use onemac_core::report::{Claims, Stamp};
 use onemac_core::time::Time;
+use onemac_core::view::DefinitionId;
 use onemac_rules::ELSEWHERE_MAX;
 
 use super::driver::Driver;
 use super::looks::Clients;
+use crate::clock;
 use crate::gossip::letter::{Letter, Listing};
 use crate::gossip::seal::Kind;
 
@@ -49,29 +51,36 @@ impl Lists {
         lists.flat_map(|(_, clients)| clients).copied().collect()
     }
 
-    /// Keeps what a host has listed, if there is room.
-    fn keep(&mut self, host: &str, listing: &Listing, slice_of: impl Fn(IpAddr) -> u32) -> bool {
-        let mut by_slice: BTreeMap<u32, Vec<(IpAddr, u16)>> = BTreeMap::new();
-        for &(client, port) in &listing.clients {
-            by_slice.entry(slice_of(client)).or_default().push((client, port));
-        }
-        for slice in listing.slices.iter() {
-            let key = (host.to_owned(), listing.service.clone(), slice);
-            self.known.insert(key, by_slice.remove(&slice).unwrap_or_default());
-        }
-        let fits = self.known.values().map(Vec::len).sum::<usize>() <= ELSEWHERE_MAX;
-        if !fits {
-            for slice in listing.slices.iter() {
-                self.known.remove(&(host.to_owned(), listing.service.clone(), slice));
-            }
+    /// Keeps what a host has listed, if there is room beside what is `needed` of the rest; whether there is.
+    fn keep(
+        &mut self,
+        host: &str,
+        listing: &Listing,
+        slice_of: impl Fn(IpAddr) -> u32,
+        needed: impl Fn(&str, &str, u32) -> bool,
+    ) -> bool {
+        self.known.retain(|(host, service, slice), _| needed(host, service, *slice));
+        let key = |slice: u32| (host.to_owned(), listing.service.clone(), slice);
+        let replaced: usize =
+            listing.slices.iter().filter_map(|slice| self.known.get(&key(slice)).map(Vec::len)).sum();
+        let others = self.known.values().map(Vec::len).sum::<usize>() - replaced;
+        if others + listing.clients.len() > ELSEWHERE_MAX {
             if !std::mem::replace(&mut self.warned, true) {
                 tracing::warn!(
                     "other hosts have more than {ELSEWHERE_MAX} connections of slices that this host has taken over \
                      from a dead one: its clients in some of them will not be told that their connections are gone"
                 );
             }
+            return false;
         }
-        fits
+        let mut by_slice: BTreeMap<u32, Vec<(IpAddr, u16)>> = BTreeMap::new();
+        for &(client, port) in &listing.clients {
+            by_slice.entry(slice_of(client)).or_default().push((client, port));
+        }
+        for slice in listing.slices.iter() {
+            self.known.insert(key(slice), by_slice.remove(&slice).unwrap_or_default());
+        }
+        true
     }
 }
 
@@ -103,14 +112,20 @@ fn letters(round: Stamp, slices: &Claims, clients: &Clients) -> Vec<Letter> {
 }
 
 impl Driver {
-    /// A host wants to know which connections of these slices live here. Answered after the next look.
+    /// A host wants to know which connections of these slices live here. Answered after the next look, if anything can
+    /// be; it asks again.
     pub(super) fn asked_for_list(&mut self, from: String, round: Stamp, slices: Claims) {
-        self.lists.asked.insert(from, (round, slices));
-        self.looks.hurry();
+        if !self.node.listable(&slices, clock::now()).is_empty() {
+            self.lists.asked.insert(from, (round, slices));
+            self.looks.hurry();
+        }
     }
 
-    /// The connections were looked at.
-    pub(super) fn answer_lists(&mut self, looked: Time, clients: &Clients) {
+    /// The connections were looked at, sorted by the services of this definition.
+    pub(super) fn answer_lists(&mut self, looked: Time, definition: DefinitionId, clients: &Clients) {
+        if definition != self.node.definition() {
+            return;
+        }
         for (host, (round, wanted)) in std::mem::take(&mut self.lists.asked) {
             for letter in letters(round, &self.node.listable(&wanted, looked), clients) {
                 self.voices.wire.send_to_hosts(Some(&host), Kind::Letter, &letter.encode());
@@ -122,19 +137,12 @@ impl Driver {
     pub(super) async fn listed(&mut self, from: String, listing: Listing) {
         let (slices, seed) = (self.terms.definition.slices, self.terms.secret.hash_seed());
         let slice_of = |client| jhash::slice_of(client, slices, seed);
-        if listing.round != self.node.list_round() || !self.lists.keep(&from, &listing, slice_of) {
+        let needed = |host: &str, service: &str, slice| self.node.needs_list(host, service, slice);
+        if listing.round != self.node.list_round() || !self.lists.keep(&from, &listing, slice_of, needed) {
             return;
         }
         let Listing { round, service, slices, .. } = listing;
         self.feed(Input::Listed { host: from, round, slices: [(service, slices)].into() }).await;
-    }
-
-    /// Forgets lists that nobody will look at again.
-    pub(super) fn forget_lists(&mut self) {
-        if !self.lists.known.is_empty() && !self.node.expects_lists() {
-            self.lists.known.clear();
-            self.lists.warned = false;
-        }
     }
 }
 
@@ -179,7 +187,7 @@ mod tests {
             let Some(Letter::Listed(listing)) = Letter::decode(&bytes) else { panic!("{letter:?}") };
             assert_eq!(listing.round, ROUND);
             told = told.or(&listing.slices);
-            assert!(lists.keep("b", &listing, slice_of));
+            assert!(lists.keep("b", &listing, slice_of, |_, _, _| true));
         }
         assert_eq!(told, asked(&[1, 2, 3, 4, 5])["dns"]);
         let heir = |slices: &[u32]| {
@@ -196,7 +204,7 @@ mod tests {
         for (many, host) in [(5, "b"), (2, "b"), (0, "c")] {
             for letter in letters(ROUND, &asked(&[1]), &clients(&[(1, many)])) {
                 let Letter::Listed(listing) = letter else { panic!("{letter:?}") };
-                assert!(lists.keep(host, &listing, slice_of));
+                assert!(lists.keep(host, &listing, slice_of, |_, _, _| true));
             }
         }
         for (host, many) in [("b", 2), ("c", 0), ("d", 0)] {
@@ -214,9 +222,57 @@ mod tests {
         for slice in 0..40 {
             for letter in letters(ROUND, &asked(&[slice]), &clients(&[(slice, 2000)])) {
                 let Letter::Listed(listing) = letter else { panic!("{letter:?}") };
-                kept += u32::from(lists.keep("b", &listing, slice_of));
+                kept += u32::from(lists.keep("b", &listing, slice_of, |_, _, _| true));
             }
         }
         assert_eq!(kept as usize, ELSEWHERE_MAX / 2000);
+    }
+
+    /// What the core counts on must stay when a later letter does not fit.
+    #[test]
+    fn a_letter_that_does_not_fit_takes_nothing_away() {
+        let mut lists = Lists::default();
+        let full = ELSEWHERE_MAX / 2048;
+        for slice in 0..full as u32 {
+            for letter in letters(ROUND, &asked(&[slice]), &clients(&[(slice, 2040)])) {
+                let Letter::Listed(listing) = letter else { panic!("{letter:?}") };
+                assert!(lists.keep("b", &listing, slice_of, |_, _, _| true));
+            }
+        }
+        let one = |slices: &[u32], of: &[(u32, u32)]| {
+            let Letter::Listed(listing) = letters(ROUND, &asked(slices), &clients(of)).remove(0) else {
+                panic!()
+            };
+            listing
+        };
+        assert!(lists.keep("b", &one(&[100], &[(100, 200)]), slice_of, |_, _, _| true));
+        let heir = |slice: u32| {
+            let listed = [("b".into(), [slice].into_iter().collect::<SliceSet>())].into();
+            [("dns".into(), Holding { listed, ..Holding::default() })].into()
+        };
+        assert_eq!(lists.elsewhere(&heir(100)).len(), 200);
+        // The same ask was sent twice; by the second time a slice more was missing.
+        assert!(!lists.keep("b", &one(&[100, 101], &[(100, 200), (101, 299)]), slice_of, |_, _, _| true));
+        assert_eq!(
+            lists.elsewhere(&heir(100)).len(),
+            200,
+            "heir of a slice whose list is gone: all of it is reset"
+        );
+    }
+
+    /// Lists of hosts that have died since take no room.
+    #[test]
+    fn lists_that_nothing_is_heir_by_take_no_room() {
+        let mut lists = Lists::default();
+        for host in ["b", "c"] {
+            for slice in 0..30 {
+                for letter in letters(ROUND, &asked(&[slice]), &clients(&[(slice, 2000)])) {
+                    let Letter::Listed(listing) = letter else { panic!("{letter:?}") };
+                    // Whatever b has listed is given up or dead by the time that c lists: no holding names it.
+                    assert!(lists.elsewhere(&Holdings::new()).is_empty());
+                    assert!(lists.keep(host, &listing, slice_of, |_, _, _| false), "{host} {slice}");
+                }
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use onemac_core::jhash;
 use onemac_core::node::{Look, Node};
 use onemac_core::report::{Claims, Left};
 use onemac_core::time::Time;
+use onemac_core::view::DefinitionId;
 use onemac_definition::Definition;
 use onemac_rules::netlink::Connection;
 use onemac_rules::netlink::Netfilter as Rules;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::Terms;
 use crate::clock;
+use crate::setup;
 
 /// From a move to the first look, and from one look to the next. A look costs what it costs to list the
 /// host's connections; a long one is followed by a longer pause.
@@ -36,13 +38,15 @@ type Seen = BTreeMap<(String, u32), Found>;
 pub type Clients = BTreeMap<(String, u32), Vec<(IpAddr, u16)>>;
 
 /// What came of a look, and when it began. Clients only if they were wanted.
-type Looked = (Time, Option<(Seen, Option<Clients>)>);
+type Looked = (Time, Option<(Seen, Option<(DefinitionId, Clients)>)>);
 
 /// When to look, and what was seen last.
 pub struct Looks {
     done: mpsc::UnboundedSender<Looked>,
     results: mpsc::UnboundedReceiver<Looked>,
     due: Option<Time>,
+    /// No look is due before this, whoever waits for it.
+    rested: Time,
     looking: bool,
     pub seen: Option<Seen>,
     failed: bool,
@@ -51,7 +55,7 @@ pub struct Looks {
 impl Looks {
     pub fn new() -> Self {
         let (done, results) = mpsc::unbounded_channel();
-        Looks { done, results, due: None, looking: false, seen: None, failed: false }
+        Looks { done, results, due: None, rested: Time(0), looking: false, seen: None, failed: false }
     }
 
     /// When to look next.
@@ -71,7 +75,7 @@ impl Looks {
 
     /// Somebody waits for the next look.
     pub fn hurry(&mut self) {
-        self.due = self.due.map(|due| due.min(clock::now()));
+        self.due = self.due.map(|due| due.min(clock::now()).max(self.rested));
     }
 
     /// Looks, elsewhere: listing many connections takes a while.
@@ -79,6 +83,7 @@ impl Looks {
         self.looking = true;
         self.due = None;
         let (definition, seed) = (terms.definition.clone(), terms.secret.hash_seed());
+        let id = setup::cluster(&definition).definition;
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
             let at = clock::now();
@@ -86,7 +91,7 @@ impl Looks {
             let seen = match seen {
                 Ok(connections) => {
                     let slice = |c: &Connection| place(&definition, seed, c);
-                    let clients = with_clients.then(|| clients(&connections, slice));
+                    let clients = with_clients.then(|| (id, clients(&connections, slice)));
                     Some((sort(&connections, slice), clients))
                 }
                 Err(error) => {
@@ -99,14 +104,15 @@ impl Looks {
     }
 
     /// What the core is to know of the next result.
-    pub async fn result(&mut self, node: &Node) -> Option<(Look, Option<Clients>)> {
+    pub async fn result(&mut self, node: &Node) -> Option<(Look, Option<(DefinitionId, Clients)>)> {
         let (at, seen) = self.results.recv().await?;
         self.looking = false;
         let took = clock::now().since(at);
         // What has moved since the look began was not looked at.
         let unseen = node.moving().values().flat_map(BTreeMap::values).any(|&since| since >= at);
         let pause = if unseen { FIRST } else { NEXT };
-        self.due = Some(clock::now() + pause.max(took * PAUSE));
+        self.rested = clock::now() + took * PAUSE;
+        self.due = Some(self.rested.max(clock::now() + pause));
         if seen.is_none() && !self.failed {
             tracing::warn!(
                 "can not list this host's connections (is nf_conntrack_netlink there?): slices that have moved \
@@ -167,4 +173,35 @@ fn look(at: Time, seen: &Seen, node: &Node) -> Look {
         }
     }
     Look { at, alive, left }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look that took a second is followed by ten of pause, whoever asks.
+    #[tokio::test]
+    async fn haste_does_not_cut_the_pause_after_a_long_look_short() {
+        let mut looks = Looks::new();
+        let began = clock::now() - Duration::from_secs(1);
+        looks.looking = true;
+        looks.done.send((began, Some((Seen::new(), None)))).unwrap();
+        let cluster = onemac_core::view::Cluster {
+            name: "t".into(),
+            definition: onemac_core::view::DefinitionId([1; 16]),
+            slices: 16,
+            hosts: [("a".to_string(), 1)].into(),
+            services: ["default".to_string()].into(),
+        };
+        let timing = onemac_core::time::Timing {
+            heartbeat: Duration::from_millis(100),
+            lease: Duration::from_millis(800),
+        };
+        let node = Node::new("a", cluster, timing, 1, clock::now());
+        looks.result(&node).await.unwrap();
+        let due = looks.due().unwrap();
+        assert!(due.since(clock::now()) > Duration::from_secs(9));
+        looks.hurry();
+        assert!(looks.due().unwrap().since(clock::now()) > Duration::from_secs(1), "looks again at once");
+    }
 }

@@ -15,7 +15,7 @@ pub mod wire;
 use std::sync::Arc;
 
 use onemac_core::node::Input;
-use onemac_core::report::{HostState, Report};
+use onemac_core::report::{Part, Report, Stamp};
 
 /// The largest report, encoded: well below the 64 KiB at which a chitchat value stops being replicated.
 pub const REPORT_MAX: usize = 16 * 1024;
@@ -33,8 +33,10 @@ pub enum Word {
     Other {
         /// Who speaks.
         host: String,
-        /// Whether it takes part.
-        serves: bool,
+        /// Which report it is.
+        stamp: Stamp,
+        /// What part it takes.
+        part: Part,
         /// The version.
         version: u8,
     },
@@ -53,8 +55,8 @@ impl Word {
     pub fn into_input(self) -> Input {
         match self {
             Word::Report(report) => Input::Heard(Arc::new(*report)),
-            Word::Other { host, serves, version } => {
-                Input::OtherVersion { host, serves, newer: version > VERSION }
+            Word::Other { host, stamp, part, version } => {
+                Input::OtherVersion { host, stamp, part, newer: version > VERSION }
             }
         }
     }
@@ -68,11 +70,21 @@ impl Word {
     }
 }
 
-/// A report as bytes: `version (1) | whether the host takes part (1) | length of its name (1) | name`, which
-/// every version can read, then the report (postcard).
+/// Bytes before the name, in all versions: the version, the part that the host takes (0 none, 1 is about to serve,
+/// 2 serves; [`Part`]), its life and the number of the report (8 bytes each, little-endian), the length of its name.
+const HEADER: usize = 19;
+
+/// A report as bytes: what every version can read, then the report (postcard).
 pub fn encode(report: &Report) -> Option<Vec<u8>> {
-    let serves = !matches!(report.state, HostState::Joining | HostState::Left);
-    let mut bytes = vec![VERSION, u8::from(serves), u8::try_from(report.host.len()).ok()?];
+    let part = match report.part() {
+        Part::None => 0,
+        Part::Candidate => 1,
+        Part::Serves => 2,
+    };
+    let mut bytes = vec![VERSION, part];
+    bytes.extend_from_slice(&report.stamp.incarnation.to_le_bytes());
+    bytes.extend_from_slice(&report.stamp.seq.to_le_bytes());
+    bytes.push(u8::try_from(report.host.len()).ok()?);
     bytes.extend_from_slice(report.host.as_bytes());
     let bytes = postcard::to_extend(report, bytes).ok()?;
     (bytes.len() <= REPORT_MAX).then_some(bytes)
@@ -80,11 +92,20 @@ pub fn encode(report: &Report) -> Option<Vec<u8>> {
 
 /// What these bytes say; `None` if that is nothing.
 pub fn decode(bytes: &[u8]) -> Option<Word> {
-    let (&[version, serves, length], rest) = bytes.split_first_chunk()?;
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let (version, length) = (header[0], header[HEADER - 1]);
     let (host, rest) = rest.split_at_checked(length.into())?;
     let host = String::from_utf8(host.to_vec()).ok()?;
     if version != VERSION {
-        return Some(Word::Other { host, serves: serves != 0, version });
+        let part = match header[1] {
+            0 => Part::None,
+            1 => Part::Candidate,
+            // What is not known is safest taken for this.
+            _ => Part::Serves,
+        };
+        let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let stamp = Stamp { incarnation: number(2)?, seq: number(10)? };
+        return Some(Word::Other { host, stamp, part, version });
     }
     let (report, rest): (Report, _) = postcard::take_from_bytes(rest).ok()?;
     (rest.is_empty() && report.host == host).then(|| Word::Report(Box::new(report)))
@@ -93,7 +114,7 @@ pub fn decode(bytes: &[u8]) -> Option<Word> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onemac_core::report::{Claims, Stamp};
+    use onemac_core::report::{Claims, HostState};
     use onemac_core::slices::SliceSet;
     use onemac_core::view::{DefinitionId, ViewId};
     use std::collections::BTreeMap;
@@ -113,6 +134,7 @@ mod tests {
             mac: [2; 6],
             state: HostState::Serving,
             listening_ms: 60_000,
+            candidate: true,
             weight: 100,
             view: Some(ViewId([2; 16])),
             drained: Default::default(),
@@ -147,26 +169,26 @@ mod tests {
         assert_eq!(decode(&bytes[..2]), None);
         // Nobody speaks for another.
         let mut bytes = bytes;
-        bytes[4] = b'x';
+        bytes[HEADER] = b'x';
         assert_eq!(decode(&bytes), None);
     }
 
     #[test]
     fn of_another_version_is_known_who_speaks_and_whether_it_takes_part() {
-        for (state, serves) in [
-            (HostState::Joining, false),
-            (HostState::Serving, true),
-            (HostState::Draining, true),
-            (HostState::Leaving, true),
-            (HostState::Left, false),
+        for (state, part) in [
+            (HostState::Joining, Part::Candidate),
+            (HostState::Serving, Part::Serves),
+            (HostState::Draining, Part::Serves),
+            (HostState::Leaving, Part::Serves),
+            (HostState::Left, Part::None),
         ] {
+            let Report { host, stamp, .. } = largest();
             let mut bytes = encode(&Report { state, ..largest() }).unwrap();
             bytes[0] = VERSION + 1;
-            bytes.truncate(60);
-            let host = largest().host;
-            let other = Word::Other { host: host.clone(), serves, version: VERSION + 1 };
+            bytes.truncate(HEADER + host.len());
+            let other = Word::Other { host: host.clone(), stamp, part, version: VERSION + 1 };
             assert_eq!(decode(&bytes), Some(other.clone()));
-            assert_eq!(other.into_input(), Input::OtherVersion { host, serves, newer: true });
+            assert_eq!(other.into_input(), Input::OtherVersion { host, stamp, part, newer: true });
         }
     }
 }

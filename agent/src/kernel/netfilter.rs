@@ -159,6 +159,8 @@ struct State {
     /// heir must still find the rest.
     stays: Option<BTreeSet<(IpAddr, u16)>>,
     lease_until: Option<Time>,
+    /// The kernel has refused the rules: what it has is not what is wanted.
+    refused: bool,
     /// Wall clock minus monotonic clock in nanoseconds when it was last looked at.
     clock_offset: i128,
 }
@@ -184,7 +186,8 @@ impl State {
         }
         let lease_until = found.lease_until;
         let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
-        let mut state = State { rules, wanted, stays, lease_until, clock_offset: clock_offset() };
+        let mut state =
+            State { rules, wanted, stays, lease_until, refused: false, clock_offset: clock_offset() };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -235,6 +238,9 @@ impl State {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
+        if self.refused {
+            return self.install();
+        }
         self.wanted.lease = Some(lease);
         let both: BTreeSet<_> = self.wanted.elsewhere.union(&from.elsewhere).copied().collect();
         if both.len() > self.wanted.elsewhere.len() && both.len() <= ELSEWHERE_MAX {
@@ -251,6 +257,11 @@ impl State {
         self.notice_clock_steps();
         // A lease that is over before it is written is not written.
         let Some(lease) = self.lease() else { return };
+        if self.refused {
+            // Not before the rules are what they should be: a lease would go on with what they are.
+            self.install();
+            return;
+        }
         self.wanted.lease = Some(lease);
         let renewed = match self.stays.take() {
             Some(stays) => {
@@ -291,13 +302,12 @@ impl State {
 
     fn install(&mut self) -> bool {
         self.wanted.lease = self.lease();
-        match self.rules.install(&ruleset(&self.wanted)) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!("{error}");
-                false
-            }
+        let installed = self.rules.install(&ruleset(&self.wanted));
+        self.refused = installed.is_err();
+        if let Err(error) = installed {
+            tracing::error!("{error}");
         }
+        !self.refused
     }
 
     /// What is left of the lease, by both clocks, at this moment.
@@ -331,4 +341,47 @@ fn end_of(lease: Lease) -> Option<Time> {
 
 fn clock_offset() -> i128 {
     i128::from(clock::unix_ns()) - i128::from(clock::now().0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onemac_rules::MacAddr;
+
+    /// A change that the kernel has refused, installing included, is not done by asking again.
+    #[test]
+    fn what_was_refused_is_not_done_by_asking_again() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let ip = std::process::Command::new("ip")
+            .args(["link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])
+            .status();
+        assert!(ip.unwrap().success());
+        let service = |own: &[u32]| {
+            let mut service = Service::everything("default", true);
+            service.slices = own.iter().map(|&slice| (slice, Standing::Own)).collect();
+            vec![service]
+        };
+        let wanted = Wanted {
+            device: "eth0".into(),
+            device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
+            vips: vec!["192.0.2.53".parse().unwrap()],
+            slices: 16,
+            seed: 1,
+            services: service(&[]),
+            elsewhere: BTreeSet::new(),
+            lease: None,
+        };
+        let (mut state, _) = State::open(wanted, false).unwrap();
+        let until = || Some(clock::now() + Duration::from_secs(60));
+        assert!(state.change(service(&[1, 2]), BTreeSet::new(), until()));
+        // More than the kernel takes stands here for any refusal.
+        let many: BTreeSet<(IpAddr, u16)> = (0..=ELSEWHERE_MAX as u32)
+            .map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 4000))
+            .collect();
+        assert!(!state.change(service(&[1]), many.clone(), until()));
+        let again = state.change(service(&[1]), many, until());
+        let held = state.rules.standings().unwrap().unwrap().services["default"].clone();
+        assert!(!again || held.len() == 1, "said to be done, and the kernel has {held:?}");
+    }
 }

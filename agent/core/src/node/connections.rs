@@ -57,11 +57,6 @@ impl Connections {
         self.follow = follow;
     }
 
-    /// Since when the kernel accepts nothing but connections of a slice.
-    pub(super) fn since(&self) -> &BTreeMap<String, BTreeMap<u32, Time>> {
-        &self.since
-    }
-
     pub(super) fn drain_timeout(&self) -> Duration {
         self.follow.drain_timeout
     }
@@ -128,7 +123,7 @@ impl Node {
     /// Slices that are closed to all but connections, since when: a caller should look at the kernel's
     /// connections now and then while there are any, and say what it saw ([`super::Input::Looked`]).
     pub fn moving(&self) -> &BTreeMap<String, BTreeMap<u32, Time>> {
-        self.connections.since()
+        &self.connections.since
     }
 
     /// A look at the kernel's connections.

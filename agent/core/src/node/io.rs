@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, Look, Memory, Staged};
 use crate::holding::Holdings;
-use crate::report::{Claims, Report, Stamp};
+use crate::report::{Claims, Part, Report, Stamp};
 use crate::time::Time;
 
 /// What happens to a host.
@@ -40,8 +40,10 @@ pub enum Input {
     OtherVersion {
         /// The host.
         host: String,
-        /// Whether it takes part.
-        serves: bool,
+        /// Which report it is.
+        stamp: Stamp,
+        /// What part it takes.
+        part: Part,
         /// Whether its version is a later one than ours.
         newer: bool,
     },

@@ -190,6 +190,7 @@ impl Node {
     /// others count on that, for it is all that they know of a host that has not answered them yet.
     pub(super) fn listen(&mut self, now: Time) {
         self.phase = Phase::Joining { since: now };
+        self.candidate_since = None;
         for peer in self.peers.values_mut() {
             peer.heard = peer.heard.max(now);
         }
@@ -208,6 +209,10 @@ impl Node {
         }
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
+        }
+        let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
+        for time in foreign.chain(self.candidate_since.as_mut()) {
+            *time = (*time + slept).min(self.last_step);
         }
         self.stirred = true;
         self.doubts_end = self.last_step + self.expiry();
@@ -289,6 +294,10 @@ impl Node {
         let present = |h: &String| *h == self.me || self.is_alive_by_our_definition(h);
         if !self.partition.suffices(&self.cluster, present) {
             return Some(Hold::Minority { missing });
+        }
+        let announced = self.candidate_since.is_some_and(|since| now.since(since) >= self.expiry());
+        if self.other_version().next().is_some() && !announced {
+            return Some(Hold::Listening { missing });
         }
         None
     }

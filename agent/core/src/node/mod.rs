@@ -99,6 +99,8 @@ pub struct Node {
     peers: BTreeMap<String, Peer>,
     strangers: BTreeMap<String, Time>,
     foreign: BTreeMap<String, Foreign>,
+    /// Since when nothing but listening holds us back from serving.
+    candidate_since: Option<Time>,
     link_up: bool,
     /// No living peer expires before this.
     next_expiry: Time,
@@ -213,6 +215,7 @@ impl Node {
             peers: BTreeMap::new(),
             strangers: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            candidate_since: None,
             link_up: true,
             next_expiry: now,
             stirred: true,
@@ -280,7 +283,7 @@ impl Node {
         self.stirred |= now >= self.next_deadline()
             || self.last_step < self.doubts_end
             || !self.strangers.is_empty()
-            || !self.foreign.is_empty()
+            || self.other_version().next().is_some()
             || !matches!(input, Input::Heard(_) | Input::Sent { .. });
         self.last_step = now;
         self.guard(now, gap);
@@ -293,7 +296,9 @@ impl Node {
             Input::Stranger { host } => {
                 self.strangers.insert(host, now);
             }
-            Input::OtherVersion { host, serves, newer } => self.hear_foreign(now, host, serves, newer),
+            Input::OtherVersion { host, stamp, part, newer } => {
+                self.hear_foreign(now, host, stamp, part, newer);
+            }
             Input::Link { up } => self.link(now, up),
             Input::Leave => self.leave(now),
             Input::Drain { service } => self.drain(service),
@@ -371,6 +376,7 @@ impl Node {
         self.stamp = Stamp { incarnation, seq: 0 };
         self.phase = Phase::Starting;
         self.hold = None;
+        self.candidate_since = None;
         self.forget_peers();
         self.stirred = true;
         self.view = None;
@@ -432,6 +438,10 @@ impl Node {
     fn try_to_serve(&mut self, now: Time, since: Time) {
         match self.reason_to_hold(now, since) {
             Some(hold) => {
+                self.candidate_since = match hold {
+                    Hold::Listening { .. } => self.candidate_since.or(Some(now)),
+                    _ => None,
+                };
                 if self.hold.as_ref() != Some(&hold) {
                     self.note(Event::Holding { why: hold.clone() });
                     self.hold = Some(hold);
@@ -439,6 +449,7 @@ impl Node {
             }
             None => {
                 self.hold = None;
+                self.candidate_since = None;
                 self.miss(now);
                 self.phase = Phase::Serving;
                 self.view_stale = true;

@@ -42,6 +42,10 @@ impl Node {
             self.phase = Phase::Serving;
             self.empty_seq = None;
             self.note(Event::Stays);
+            if self.is_foreign_served() {
+                // Hosts of another version have taken over meanwhile.
+                self.begin(self.last_step, self.stamp.incarnation + 1);
+            }
         }
         self.orders_changed(stays || before != self.drained);
     }
@@ -111,6 +115,7 @@ impl Node {
         self.drained.retain(|s| staged.cluster.services.contains(s));
         self.voice.know(self.cluster.hosts.len());
         self.tables.forget();
+        self.orphans.forget_lists(self.stamp.seq + 1);
         self.view = None;
         self.view_stale = true;
         self.moves_stale = true;

@@ -10,6 +10,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{Action, Broken, Node};
 use crate::report::{Claims, Report, Stamp};
@@ -28,9 +29,15 @@ pub(super) struct Orphans {
     /// Grows whenever we give slices up: what was asked for before is no answer after. Never behind the number of
     /// our next report by then, so that an agent that goes on with this life knows where to begin.
     round: u64,
-    /// When to ask next.
+    /// What we have asked for last, when to ask again, and after which time: ever longer while the same is missing, since
+    /// whoever is asked looks at all its connections.
+    asked: BTreeMap<String, Claims>,
     ask_at: Option<Time>,
+    pause: Duration,
 }
+
+/// The longest time between two asks for the same.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 impl Orphans {
     fn of(&self, service: &str) -> SliceSet {
@@ -56,8 +63,15 @@ impl Orphans {
 
     /// A new life: of the dead is known what was known, but no list is worth anything.
     pub(super) fn begin(&mut self) {
+        let (slices, until) = (core::mem::take(&mut self.slices), self.until);
+        *self = Orphans { slices, until, ..Orphans::default() };
+    }
+
+    /// Another definition: lists were made by other ports.
+    pub(super) fn forget_lists(&mut self, next_seq: u64) {
+        self.round = next_seq.max(self.round + 1);
         self.listed.clear();
-        self.ask_at = None;
+        self.asked.clear();
     }
 
     /// This life was begun by another agent, which has asked for nothing by numbers as great as this.
@@ -75,9 +89,28 @@ impl Orphans {
         self.until
     }
 
-    /// When to ask next, if anything is to be asked.
+    /// When to ask next, or to forget.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.ask_at
+        let until = Some(self.until).filter(|_| !self.slices.is_empty());
+        self.ask_at.into_iter().chain(until).min()
+    }
+
+    /// Whether it is time to ask for these.
+    fn is_time(&mut self, now: Time, wanted: BTreeMap<String, Claims>, shortest: Duration) -> bool {
+        let more = wanted.iter().any(|(host, claims)| {
+            claims.iter().any(|(service, slices)| {
+                let asked = self.asked.get(host).and_then(|asked| asked.get(service));
+                asked.is_none_or(|asked| !slices.minus(asked).is_empty())
+            })
+        });
+        if !more && self.ask_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        let same = wanted == self.asked;
+        self.pause = if same { (self.pause * 2).min(PAUSE_MAX) } else { shortest };
+        self.asked = wanted;
+        self.ask_at = Some(now + self.pause);
+        true
     }
 }
 
@@ -99,16 +132,20 @@ impl Node {
         Stamp { incarnation: self.stamp.incarnation, seq: self.orphans.round }
     }
 
-    /// Whether lists may be of use: connections have died with a host not long ago.
-    pub fn expects_lists(&self) -> bool {
-        !self.orphans.slices.is_empty()
+    /// Whether the list that this host has made of a slice is of use.
+    pub fn needs_list(&self, host: &str, service: &str, slice: u32) -> bool {
+        self.orphans
+            .listed
+            .get(host)
+            .and_then(|claims| claims.get(service))
+            .is_some_and(|l| l.contains(slice))
     }
 
     /// Of the slices `wanted`, those whose connections here can be listed from a look that began at `looked`:
     /// they take no new ones by then.
     pub fn listable(&self, wanted: &Claims, looked: Time) -> Claims {
         let closed = |service: &String, slice: u32| {
-            let since = self.connections.since().get(service).and_then(|slices| slices.get(&slice));
+            let since = self.moving().get(service).and_then(|slices| slices.get(&slice));
             since.is_some_and(|&since| since < looked)
         };
         let fit = wanted.iter().map(|(service, slices)| {
@@ -119,7 +156,8 @@ impl Node {
 
     /// A host has listed what it has of these slices.
     pub(super) fn take_list(&mut self, host: String, round: Stamp, slices: &Claims) {
-        if round != self.list_round() && !self.broken(Broken::StaleLists) {
+        let late = round != self.list_round() && !self.broken(Broken::StaleLists);
+        if late || self.orphans.slices.is_empty() {
             return;
         }
         let ours = slices.iter().map(|(service, slices)| (service, slices.and(&self.stays(service))));
@@ -172,6 +210,11 @@ impl Node {
             self.moves_stale = true;
             return;
         }
+        if !self.agreed {
+            // By another definition it may be somebody else's to list.
+            self.orphans.ask_at = None;
+            return;
+        }
         let mut wanted: BTreeMap<String, Claims> = BTreeMap::new();
         for (service, orphaned) in &self.orphans.slices {
             let ours = self.stays(service).and(orphaned);
@@ -184,10 +227,12 @@ impl Node {
         }
         if wanted.is_empty() {
             self.orphans.ask_at = None;
-        } else if self.orphans.ask_at.is_none_or(|at| now >= at) {
-            self.orphans.ask_at = Some(now + self.timing.heartbeat * 2);
+            self.orphans.asked.clear();
+        } else if self.orphans.is_time(now, wanted, self.timing.heartbeat * 2) {
             let round = self.list_round();
-            let asks = wanted.into_iter().map(|(host, slices)| Action::Ask { host, round, slices });
+            let asked = self.orphans.asked.iter();
+            let asks =
+                asked.map(|(host, slices)| Action::Ask { host: host.clone(), round, slices: slices.clone() });
             self.actions.extend(asks);
         }
     }

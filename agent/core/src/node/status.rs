@@ -103,7 +103,7 @@ impl Node {
             hosts: hosts.collect(),
             services: services.collect(),
             strangers: self.strangers.keys().cloned().collect(),
-            other_version: self.foreign.keys().cloned().collect(),
+            other_version: self.other_version().map(|(host, _)| host.clone()).collect(),
         }
     }
 

@@ -93,13 +93,20 @@ impl Node {
     pub(super) fn publish(&mut self, to: Recipients) {
         self.stamp.seq += 1;
         self.lease.published(self.stamp.seq, self.last_step, self.timing.lease);
+        let report = self.report();
+        self.remember();
+        self.actions.push_back(Action::Publish { report: Box::new(report), to });
+    }
+
+    /// Where we stand.
+    pub(super) fn report(&self) -> Report {
         // Also of those that are gone: one that comes back must see that we stopped hearing it.
         let heard = self.peers.iter().map(|(n, p)| (n.clone(), p.report.stamp));
         let listening_ms = match self.phase {
             Phase::Joining { since } => self.last_step.since(since).as_millis() as u64 + 1,
             _ => 0,
         };
-        let report = Report {
+        Report {
             host: self.me.clone(),
             stamp: self.stamp,
             definition: self.cluster.definition,
@@ -107,6 +114,7 @@ impl Node {
             state: self.state(),
             weight: self.weight,
             listening_ms,
+            candidate: self.candidate_since.is_some(),
             view: self.view.as_ref().map(|v| v.id),
             drained: self.drained.clone(),
             staged: self.staged.as_ref().map(|s| s.cluster.definition),
@@ -116,9 +124,7 @@ impl Node {
             moving: filled(&holding::pick(&self.held, |h| h.connections())),
             left: self.connections.left,
             heard: heard.collect(),
-        };
-        self.remember();
-        self.actions.push_back(Action::Publish { report: Box::new(report), to });
+        }
     }
 }
 

@@ -114,7 +114,8 @@ fn clients_of_a_dead_host_are_answered_and_nobody_elses() {
         world.run(1000, "end");
         let heirs: u32 = [0, 3].iter().map(|&i| world.kernel(i).unwrap().heir.len()).sum();
         assert_eq!(heirs, 0);
-        assert!([0, 3].iter().all(|&i| node(&world, i).orphans.deadline().is_none()));
+        let asks = |i: usize| node(&world, i).orphans.deadline() != Some(node(&world, i).orphans.until());
+        assert!(![0, 3].into_iter().any(asks));
     }
 }
 
@@ -205,4 +206,79 @@ fn whoever_begins_a_new_life_remembers_whom_it_has_not_heard_since() {
         assert_eq!(world.uncovered(), 0);
         assert_eq!(world.answered_for(2), world.hosts[2].connections["default"], "seed {seed}");
     }
+}
+
+/// ns1 has connections only, ns2 has died, ns0 is its heir.
+fn bereaved() -> World {
+    let mut world = crowded(3, 1);
+    world.feed(1, Input::Drain { service: None });
+    world.run(3000, "drain");
+    world.kill(2);
+    world.run(3000, "death");
+    world
+}
+
+/// What was listed by other ports is no list.
+#[test]
+fn lists_do_not_outlive_the_definition_that_they_were_made_by() {
+    let mut world = bereaved();
+    let before = node(&world, 0).list_round();
+    assert!(!world.kernel(0).unwrap().heir.is_empty());
+    let mut cluster = world.cluster.clone();
+    cluster.definition = DefinitionId([9; 16]);
+    let follow = Follow { services: ["default".to_string()].into(), drain_timeout: DRAIN_TIMEOUT };
+    for i in 0..2 {
+        let (cluster, follow) = (cluster.clone(), follow.clone());
+        world.feed(i, Input::Stage(Box::new(Staged { cluster, follow })));
+    }
+    world.run(3000, "reload");
+    assert_eq!(node(&world, 0).cluster.definition, cluster.definition);
+    assert!(!world.kernel(0).unwrap().heir.is_empty());
+    assert_ne!(node(&world, 0).list_round(), before, "heir by lists that the old definition made");
+}
+
+#[test]
+fn orphans_are_forgotten_in_time() {
+    let mut world = settled(3);
+    world.kill(2);
+    world.run(2000, "death");
+    assert!(!node(&world, 0).orphans.slices().is_empty());
+    world.run(DRAIN_TIMEOUT.as_millis() as u64 + 5000, "quiet");
+    assert!(node(&world, 0).orphans.slices().is_empty());
+}
+
+/// Numbers of rounds go by those of reports, of which a new life begins anew.
+#[test]
+fn no_round_of_a_life_is_as_great_as_where_the_next_agent_begins() {
+    let mut world = bereaved();
+    let now = world.now;
+    let node = world.hosts[0].node.as_mut().unwrap();
+    // Two hours of heartbeats, then something is given up.
+    let slices = Claims::from([("default".into(), SliceSet::from_iter([1]))]);
+    node.orphans.given_up(&slices, 72_000);
+    let lives = node.incarnation();
+    node.begin(now, lives + 1);
+    world.carry_out(0);
+    world.run(5000, "new life");
+    let round = self::node(&world, 0).list_round();
+    let limit = self::node(&world, 0).remembered.as_ref().unwrap().seq_limit;
+    assert!(round.seq <= limit, "round {round:?}, but the next agent begins after {limit}");
+}
+
+/// A host that can not list a slice (more than 3,000 connections) is asked all the same.
+#[test]
+fn who_does_not_list_is_asked_ever_less() {
+    let mut world = bereaved();
+    let now = world.now;
+    let node = world.hosts[0].node.as_mut().unwrap();
+    node.orphans.listed.clear();
+    node.moves_stale = true;
+    let mut asks = 0;
+    for tick in 1..=600u64 {
+        // A peer that lives is not simulated here: only the deadlines of asks.
+        let at = now + Duration::from_millis(100 * tick);
+        node.ask_for_lists(at);
+        asks += node.actions.drain(..).filter(|a| matches!(a, Action::Ask { .. })).count();
+    }
+    assert!(asks <= 30, "{asks} asks in a minute, each for a look at all connections");
 }
