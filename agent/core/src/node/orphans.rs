@@ -54,6 +54,8 @@ impl Orphans {
             return;
         }
         self.round = next_seq.max(self.round + 1);
+        // What is on its way comes too late now.
+        self.asked.clear();
         for claims in self.listed.values_mut() {
             for (service, gone) in slices {
                 claims.entry(service.clone()).and_modify(|listed| *listed = listed.minus(gone));
@@ -194,7 +196,7 @@ impl Node {
 
     /// What we accept, and go on to accept when the kernel has done what it was asked for: of what is given up, lists
     /// may be too short as soon as it is.
-    fn stays(&self, service: &str) -> SliceSet {
+    pub(super) fn stays(&self, service: &str) -> SliceSet {
         let target = self.pending.as_ref().map_or(&self.held, |pending| &pending.target);
         target.get(service).map(|held| held.accepted.clone()).unwrap_or_default()
     }
