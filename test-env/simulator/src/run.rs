@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use onemac_core::node::Partition;
+use onemac_core::node::{ASK_PAUSE_MAX, Partition};
 use onemac_core::ownership::{self, Candidate};
 use onemac_core::report::HostState;
 
@@ -37,15 +37,15 @@ pub fn healing_bound(config: &Config) -> At {
 }
 
 /// So long after that, clients whose connections have died with a host that its heir saw dying must be told,
-/// whoever else has connections of the slice: the heir asks every two heartbeats, of a question nothing is lost any
-/// more, and then its kernel has to change.
+/// whoever else has connections of the slice: the heir asks again after [`ASK_PAUSE_MAX`] at last, of a question nothing
+/// is lost any more, and then its kernel has to change.
 pub fn answering_bound(config: &Config) -> At {
-    nanos(config.timing.heartbeat * 4)
+    nanos(ASK_PAUSE_MAX + config.timing.heartbeat * 4)
 }
 
 /// For this long afterwards nothing may move.
 fn calm(config: &Config) -> At {
-    nanos(config.timing.expiry() * 2)
+    nanos(config.timing.expiry() * 2).max(answering_bound(config) + nanos(config.timing.heartbeat))
 }
 
 /// Runs a plan.

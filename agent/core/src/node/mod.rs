@@ -50,6 +50,7 @@ use self::mutation::Mutation as Broken;
 pub use self::mutation::Mutation;
 pub use self::orders::Staged;
 use self::orphans::Orphans;
+pub use self::orphans::PAUSE_MAX as ASK_PAUSE_MAX;
 pub use self::policy::Partition;
 pub use self::status::{HostStatus, ServiceStatus, Status};
 use self::versions::Foreign;

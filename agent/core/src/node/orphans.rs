@@ -36,8 +36,8 @@ pub(super) struct Orphans {
     pause: Duration,
 }
 
-/// The longest time between two asks for the same.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest time between two asks for the same: so often whoever has such slices looks anyway.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Orphans {
     fn of(&self, service: &str) -> SliceSet {
