@@ -19,8 +19,9 @@ pub type Elsewhere = BTreeMap<(usize, u32), At>;
 /// Something for the kernel to do.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Hold exactly this, and of the slices of which the host is the heir, be silent to these connections.
-    Apply(Change, Elsewhere),
+    /// Hold exactly this, as was decided then, and of the slices of which the host is the heir, be silent to these
+    /// connections.
+    Apply(Change, Elsewhere, At),
     /// End the lease then.
     Renew(Time),
     /// Forget everything: the agent has gone in order.
@@ -77,6 +78,8 @@ impl Holds {
 pub struct Kernel {
     /// What it would do.
     pub holds: Holds,
+    /// When that was decided.
+    pub decided: At,
     /// Until when, on the host's clock.
     pub lease_until: Time,
     /// By how many nanoseconds it notices the end of a lease too late.
@@ -99,6 +102,11 @@ impl Kernel {
     /// Whether it does anything at all when the host's clock shows `now`.
     pub fn is_open(&self, now: Time) -> bool {
         now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0
+    }
+
+    /// Whether it has yet to learn what was decided since.
+    pub fn is_behind(&self) -> bool {
+        self.queue.iter().any(|(_, work)| matches!(work, Work::Apply(..)))
     }
 
     /// When the newest connection of a slice began.

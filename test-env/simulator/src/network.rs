@@ -200,6 +200,11 @@ impl Knowledge {
         a != b && (one_way(a, b) || one_way(b, a))
     }
 
+    /// Whether two hosts were apart then, or until at most `tail` before it.
+    pub fn had_been_apart(&self, a: usize, b: usize, then: At, tail: At) -> bool {
+        self.seen_apart[a * self.hosts + b].is_some_and(|at| then <= at + tail)
+    }
+
     /// Whether two hosts are apart, or were until at most `tail` ago.
     pub fn were_apart(&self, a: usize, b: usize, now: At, tail: At) -> bool {
         self.are_apart(a, b, now) || self.seen_apart[a * self.hosts + b].is_some_and(|at| now - at <= tail)

@@ -4,7 +4,8 @@
 //! it began later.
 //!
 //! A connection dies with its host's lease: from then on another host may answer for it. Where two hosts
-//! are apart ([`super::apart`]) neither can know what lives on the other.
+//! are apart ([`super::apart`]) neither can know what lives on the other; nor can a kernel that does what was decided
+//! when they were, and what was decided since has yet to reach it.
 
 use super::Violation;
 use crate::clock::At;
@@ -31,7 +32,12 @@ impl Resets {
             }
             for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
                 let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
+                let knew_nothing = || {
+                    let decided = other.kernel.decided;
+                    other.kernel.is_behind() && world.knowledge.had_been_apart(i, o, decided, self.tail)
+                };
                 if both.is_empty()
+                    || knew_nothing()
                     || !other.kernel.is_open(other.clock.read(world.now))
                     || world.knowledge.were_apart(i, o, world.now, self.tail)
                 {

@@ -257,12 +257,13 @@ impl World {
                 (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
             Work::Renew(until) => h.kernel.lease_until = until,
-            Work::Apply(change, elsewhere) => {
+            Work::Apply(change, elsewhere, decided) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.
                 if !refused || self.dice.chance(200) {
                     let c = &self.config;
                     h.kernel.holds = Holds::of(&change.slices, elsewhere, &c.services, c.slices);
+                    h.kernel.decided = decided;
                     h.kernel.lease_until = change.lease_until.unwrap_or_default();
                     h.emptied |= h.agent == agent;
                 }

@@ -331,7 +331,7 @@ impl World {
                     });
                     let h = &self.hosts[host];
                     let elsewhere = h.elsewhere(&change.slices, &self.config.services, self.config.slices);
-                    self.ask_kernel(host, Work::Apply(change, elsewhere));
+                    self.ask_kernel(host, Work::Apply(change, elsewhere, self.now));
                 }
                 Action::Renew { lease_until } => self.ask_kernel(host, Work::Renew(lease_until)),
                 Action::Remember(memory) => self.hosts[host].memory = memory,
