@@ -102,7 +102,11 @@ fn main() -> Result<ExitCode> {
         // Then once more when others have connections of the dead host's slices.
         let drained = [Move::Drain(3), Move::Drain(1), Move::Resume(3)];
         for (before, when) in [(&[][..], ""), (&drained, " whose slices others have connections of")] {
-            let death = trial::death(&Plan::hosts(options.hosts), before, options.traffic())?;
+            // As many connections in all.
+            let crowds = 1 + before.len();
+            let load = Load { every: options.every, ..Load::of(options.connections / crowds) };
+            let traffic = Traffic { load, ..options.traffic() };
+            let death = trial::death(&Plan::hosts(options.hosts), before, traffic)?;
             println!("\ndeath of a host{when}: {death}");
             missed.extend(death.ensure_told(0).err().map(|error| error.to_string()));
         }
