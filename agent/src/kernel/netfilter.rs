@@ -175,7 +175,7 @@ impl State {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
             found = Found { slices: holdings(slices), lease_until: left.lease.and_then(end_of) };
-            wanted.elsewhere = left.elsewhere.clone();
+            wanted.elsewhere = left.elsewhere;
             for service in &mut wanted.services {
                 service.slices = left.services.get(&service.name).cloned().unwrap_or_default();
                 // What is on the earlier agent's list this one does not know.
@@ -230,8 +230,8 @@ impl State {
         elsewhere: BTreeSet<(IpAddr, u16)>,
         lease_until: Option<Time>,
     ) -> bool {
-        let to = Wanted { services, elsewhere, ..self.wanted.clone() };
-        let from = std::mem::replace(&mut self.wanted, to);
+        let from = self.wanted.clone();
+        (self.wanted.services, self.wanted.elsewhere) = (services, elsewhere);
         self.stays = None;
         self.lease_until = lease_until;
         let Some(lease) = self.lease() else {

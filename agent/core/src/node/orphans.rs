@@ -44,8 +44,18 @@ impl Orphans {
         self.slices.get(service).cloned().unwrap_or_default()
     }
 
+    fn list_of(&self, host: &str, service: &str) -> Option<&SliceSet> {
+        self.listed.get(host)?.get(service)
+    }
+
     fn listed(&self, host: &str, service: &str) -> SliceSet {
-        self.listed.get(host).and_then(|claims| claims.get(service)).cloned().unwrap_or_default()
+        self.list_of(host, service).cloned().unwrap_or_default()
+    }
+
+    /// What is on its way comes too late from now on.
+    fn new_round(&mut self, next_seq: u64) {
+        self.round = next_seq.max(self.round + 1);
+        self.asked.clear();
     }
 
     /// These slices are not ours any more, so whoever gets them may open connections that no list has.
@@ -53,9 +63,7 @@ impl Orphans {
         if self.slices.is_empty() || slices.is_empty() {
             return;
         }
-        self.round = next_seq.max(self.round + 1);
-        // What is on its way comes too late now.
-        self.asked.clear();
+        self.new_round(next_seq);
         for claims in self.listed.values_mut() {
             for (service, gone) in slices {
                 claims.entry(service.clone()).and_modify(|listed| *listed = listed.minus(gone));
@@ -71,9 +79,8 @@ impl Orphans {
 
     /// Another definition: lists were made by other ports.
     pub(super) fn forget_lists(&mut self, next_seq: u64) {
-        self.round = next_seq.max(self.round + 1);
+        self.new_round(next_seq);
         self.listed.clear();
-        self.asked.clear();
     }
 
     /// This life was begun by another agent, which has asked for nothing by numbers as great as this.
@@ -136,11 +143,7 @@ impl Node {
 
     /// Whether the list that this host has made of a slice is of use.
     pub fn needs_list(&self, host: &str, service: &str, slice: u32) -> bool {
-        self.orphans
-            .listed
-            .get(host)
-            .and_then(|claims| claims.get(service))
-            .is_some_and(|l| l.contains(slice))
+        self.orphans.list_of(host, service).is_some_and(|slices| slices.contains(slice))
     }
 
     /// Of the slices `wanted`, those whose connections here can be listed from a look that began at `looked`:

@@ -96,6 +96,16 @@ fn crowded(hosts: usize, seed: u64) -> World {
     world
 }
 
+/// ns1 has connections only, ns2 has died, ns0 is its heir.
+fn bereaved() -> World {
+    let mut world = crowded(3, 1);
+    world.feed(1, Input::Drain { service: None });
+    world.run(3000, "drain");
+    world.kill(2);
+    world.run(3000, "death");
+    world
+}
+
 #[test]
 fn clients_of_a_dead_host_are_answered_and_nobody_elses() {
     for seed in 1..=20 {
@@ -155,11 +165,7 @@ fn lists_are_asked_for_anew_wherever_slices_go() {
 /// What was asked for before a slice was given up is no answer after it has come back.
 #[test]
 fn an_answer_to_an_earlier_round_is_none() {
-    let mut world = crowded(3, 1);
-    world.feed(1, Input::Drain { service: None });
-    world.run(3000, "drain");
-    world.kill(2);
-    world.run(3000, "death");
+    let mut world = bereaved();
     let before = node(&world, 0).list_round();
     let heir = world.kernel(0).unwrap().heir.clone();
     assert!(!heir.is_empty());
@@ -179,11 +185,7 @@ fn an_answer_to_an_earlier_round_is_none() {
 
 #[test]
 fn an_agent_that_goes_on_remembers_the_dead() {
-    let mut world = crowded(3, 1);
-    world.feed(1, Input::Drain { service: None });
-    world.run(3000, "drain");
-    world.kill(2);
-    world.run(3000, "death");
+    let mut world = bereaved();
     let orphans = world.hosts[2].connections["default"].clone();
     assert_eq!(world.answered_for(2), orphans);
     let before = node(&world, 0).incarnation();
@@ -206,16 +208,6 @@ fn whoever_begins_a_new_life_remembers_whom_it_has_not_heard_since() {
         assert_eq!(world.uncovered(), 0);
         assert_eq!(world.answered_for(2), world.hosts[2].connections["default"], "seed {seed}");
     }
-}
-
-/// ns1 has connections only, ns2 has died, ns0 is its heir.
-fn bereaved() -> World {
-    let mut world = crowded(3, 1);
-    world.feed(1, Input::Drain { service: None });
-    world.run(3000, "drain");
-    world.kill(2);
-    world.run(3000, "death");
-    world
 }
 
 /// What was listed by other ports is no list.
