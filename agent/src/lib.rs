@@ -16,3 +16,4 @@ pub mod kernel;
 pub mod plan;
 pub mod record;
 pub mod setup;
+pub mod warnings;

@@ -77,8 +77,8 @@ fn status_text(s: &Status) -> String {
             orders::left(host.connections, &of, Some(host.oldest_s.into()))
         );
     }
-    for problem in &s.problems {
-        text += &format!("\n! {}\n  -> {}\n", problem.what, problem.advice);
+    for warning in &s.warnings {
+        text += &format!("\n! {}\n  -> {}\n", warning.what, warning.advice);
     }
     text
 }

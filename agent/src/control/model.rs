@@ -25,8 +25,11 @@ pub struct Status {
     pub hosts: Vec<Host>,
     /// Every service.
     pub services: Vec<Service>,
-    /// What is not as it should be, and what to do.
+    /// What is not as it should be in the cluster, and what to do.
     pub problems: Vec<Problem>,
+    /// The same, and what is wrong with this machine.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     /// The life of this host.
     pub incarnation: u64,
     /// The run of the agent's program; grows with every start, also within one life.
@@ -137,6 +140,22 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub advice: String,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What.
+    pub what: String,
+    /// What to do about it.
+    #[serde(rename = "do")]
+    pub advice: String,
+}
+
+impl From<Problem> for Warning {
+    fn from(Problem { what, advice }: Problem) -> Self {
+        Warning { what, advice }
+    }
 }
 
 /// What an operator wants.

@@ -20,13 +20,17 @@ impl Driver {
         let now = clock::now();
         let core = self.node.status(now);
         let lease_ms = self.lease_until.map_or(0, |until| until.since(now).as_millis() as u64);
+        let problems = self.problems(&core, lease_ms);
+        let mut warnings = self.terms.warnings.list();
+        warnings.extend(problems.iter().cloned().map(Into::into));
         Status {
             cluster: self.terms.definition.cluster.clone(),
             host: self.terms.host.name.clone(),
             state: word(core.state),
             view: View { id: core.view.map(|id| id.to_string()), agreed: core.agreed },
             lease_ms,
-            problems: self.problems(&core, lease_ms),
+            problems,
+            warnings,
             hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
             services: core.services.iter().map(service).collect(),
             incarnation: core.incarnation,

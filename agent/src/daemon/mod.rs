@@ -37,6 +37,7 @@ use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::{Found, Kernel};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
+use crate::warnings::Warnings;
 
 /// What an agent runs by.
 pub(crate) struct Terms {
@@ -49,6 +50,8 @@ pub(crate) struct Terms {
     pub file: PathBuf,
     /// The program's own file, which an upgrade may have replaced.
     pub program: PathBuf,
+    /// What is wrong with this machine.
+    pub warnings: Warnings,
 }
 
 /// What has been opened before anything is made in the kernel.
@@ -74,6 +77,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
+    let warnings = Warnings::default();
     let terms = Terms {
         definition,
         host,
@@ -81,6 +85,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
         run: incarnation::next(run_dir)?,
         file: absolute(file),
         program: std::env::current_exe().map_err(Failure::failed)?,
+        warnings: warnings.clone(),
     };
     let (wire, incoming) = open_wire(&terms).await?;
     let questions = server::open(&socket_path(run_dir))?;
@@ -90,7 +95,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
     let kept = keeper.found();
     let wanted = wanted(&terms.definition, &terms.host, &terms.secret);
-    let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some()).await;
+    let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), warnings).await;
     let result = match kernel {
         Ok((kernel, found)) => {
             let kernel = Arc::new(kernel);

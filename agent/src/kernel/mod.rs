@@ -23,6 +23,7 @@ use self::netfilter::Netfilter;
 pub use self::standings::Found;
 pub(crate) use self::standings::services;
 use crate::failure::{Failure, Result};
+use crate::warnings::Warnings;
 
 /// The device that holds the shared addresses.
 pub const SHARED_DEVICE: &str = onemac_definition::OWN_LINK;
@@ -34,6 +35,8 @@ pub struct Kernel {
     pub netfilter: Netfilter,
     sysctls: Mutex<sysctl::Changed>,
     service: ServiceDevice,
+    /// Where to say what is wrong with this machine.
+    pub warnings: Warnings,
 }
 
 impl Kernel {
@@ -41,7 +44,12 @@ impl Kernel {
     /// earlier run left it, and as long as its lease lasts; else nothing is accepted yet.
     ///
     /// On an error whatever was made is removed again.
-    pub async fn bring_up(wanted: Wanted, run_dir: &Path, take_over: bool) -> Result<(Self, Found)> {
+    pub async fn bring_up(
+        wanted: Wanted,
+        run_dir: &Path,
+        take_over: bool,
+        warnings: Warnings,
+    ) -> Result<(Self, Found)> {
         let links = Links::open()?;
         let service = links.service_device(&wanted.device).await?;
         let wanted = Wanted { device_mac: service.mac, ..wanted };
@@ -65,7 +73,7 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service };
+        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service, warnings };
         match kernel.bring_up_device(&wanted).await {
             Ok(()) => Ok((kernel, found)),
             Err(error) => {
