@@ -60,8 +60,8 @@ const TYPE_INET_PROTOCOL: u32 = 12;
 const TYPE_INET_SERVICE: u32 = 13;
 const TYPE_ICMP_TYPE: u32 = 14;
 const TYPE_MARK: u32 = 19;
-const TYPE_IFINDEX: u32 = 20;
 const TYPE_ICMP6_TYPE: u32 = 29;
+const TYPE_TIME: u32 = 43;
 /// Several in one key stand in one number, so many bits each.
 const TYPE_BITS: u32 = 6;
 
@@ -99,9 +99,6 @@ impl Statement {
         match self {
             Self::Compare(left, op, right) => {
                 left.lower(known, code);
-                if *left == Expr::Time {
-                    code.push(to_network_order(8));
-                }
                 code.push(compare(*op, right.bytes()));
                 known.note(*left, *op, right);
             }
@@ -272,7 +269,6 @@ impl Expr {
                     ],
                 });
             }
-            Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
             Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
             Self::PacketType => code.push(meta(libc::NFT_META_PKTTYPE)),
             Self::Mark => code.push(meta(libc::NFT_META_MARK)),
@@ -287,13 +283,16 @@ impl Expr {
                 known.require(Needs::Ethertype(ETH_P_IPV6), code);
                 code.push(fragment_header_present());
             }
-            Self::Time => code.push(meta(NFT_META_TIME_NS)),
+            Self::TimeBits(bits) => {
+                code.push(meta(NFT_META_TIME_NS));
+                code.push(mask(&bits.to_ne_bytes()));
+            }
         }
     }
 }
 
 /// linux/netfilter/nf_tables.h; libc does not have it.
-const NFT_META_TIME_NS: i32 = 30;
+pub(crate) const NFT_META_TIME_NS: i32 = 30;
 /// The same, for those that follow.
 const NFT_HASH_JENKINS: u32 = 0;
 const NFT_BITWISE_BOOL: u32 = 0;
@@ -406,7 +405,6 @@ impl Value {
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],
             Self::Missing => vec![0],
-            Self::UnixNs(ns) => ns.to_be_bytes().to_vec(),
         }
     }
 }
@@ -417,7 +415,7 @@ impl KeyType {
         match self {
             Self::Ipv4 => TYPE_IPADDR,
             Self::Ipv6 => TYPE_IP6ADDR,
-            Self::Device => TYPE_IFINDEX,
+            Self::Time => TYPE_TIME,
             Self::Mark => TYPE_MARK,
             Self::IcmpType => TYPE_ICMP_TYPE,
             Self::Icmpv6Type => TYPE_ICMP6_TYPE,
@@ -432,12 +430,12 @@ impl KeyType {
     /// Length of a key in bytes.
     pub(crate) fn len(self) -> u32 {
         match self {
-            Self::Ipv4 | Self::Device | Self::Mark | Self::Slice { .. } => 4,
+            Self::Ipv4 | Self::Mark | Self::Slice { .. } => 4,
             Self::Ipv6 => 16,
             Self::IcmpType | Self::Icmpv6Type => 1,
             Self::Raw(field) => field.len,
             Self::RawPair(a, b) => a.len.next_multiple_of(4) + b.len.next_multiple_of(4),
-            Self::ProtocolPort | Self::Ipv4Port => 8,
+            Self::Time | Self::ProtocolPort | Self::Ipv4Port => 8,
             Self::Ipv6Port => 20,
         }
     }
@@ -448,7 +446,7 @@ impl Set {
     pub(crate) fn flags(&self) -> u32 {
         let timeout = if self.timeout == Timeout::Never { 0 } else { libc::NFT_SET_TIMEOUT };
         let map = if self.data.is_some() { libc::NFT_SET_MAP } else { 0 };
-        let dynamic = if self.dynamic { libc::NFT_SET_EVAL } else { 0 };
+        let dynamic = if self.filled == Filled::ByCommits { 0 } else { libc::NFT_SET_EVAL };
         (timeout | map | dynamic) as u32
     }
 }

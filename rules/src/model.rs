@@ -70,14 +70,26 @@ pub struct Set {
     pub timeout: Timeout,
     /// Whether it is a map: then every element has data of that kind, else none has any.
     pub data: Option<DataType>,
-    /// Whether rules add elements to it while packets pass. Such elements are nobody's wish and never compared.
-    pub dynamic: bool,
+    /// Who puts elements into it.
+    pub filled: Filled,
     /// One line for the reader of `nft list ruleset`, at most 127 bytes.
     pub comment: String,
     /// What the set is for: the comment line above it in the text.
     pub why: String,
     /// Its elements, without duplicates.
     pub elements: Vec<Element>,
+}
+
+/// Who puts elements into a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Transactions.
+    ByCommits,
+    /// Rules, while packets pass. Such elements are nobody's wish: they are neither compared nor removed.
+    ByPackets,
+    /// Both. What is wanted of such a set is where it ends: keys behind the last of [`Set::elements`] are
+    /// foreign to it.
+    ByBoth,
 }
 
 /// Whether the elements of a set expire.
@@ -107,8 +119,8 @@ pub enum KeyType {
     Ipv4,
     /// `type ipv6_addr`
     Ipv6,
-    /// `type iface_index`
-    Device,
+    /// `typeof meta time`: wall-clock time, nanoseconds since 1970.
+    Time,
     /// `type mark`
     Mark,
     /// `type icmp_type`
@@ -213,8 +225,8 @@ pub enum Key {
     Ipv4(Ipv4Addr),
     /// An IPv6 address.
     Ipv6(Ipv6Addr),
-    /// A network device by name. The kernel's key is its interface index.
-    Device(String),
+    /// Wall-clock time, nanoseconds since 1970, a multiple of 512.
+    UnixNs(u64),
     /// The number of a slice.
     Slice(u32),
     /// A value of one byte with the name that nft gives it.
@@ -352,8 +364,6 @@ pub enum Expr {
         /// Initial value of the hash.
         seed: u32,
     },
-    /// `iif`: the index of the device that the packet came in by.
-    InputDevice,
     /// `meta l4proto`: the protocol after IPv6's extension headers.
     L4Proto,
     /// `meta pkttype`: to whom the frame was sent.
@@ -368,8 +378,8 @@ pub enum Expr {
     Ip4FragmentOffset,
     /// `exthdr frag`: whether there is an IPv6 fragment header.
     Ip6Fragment,
-    /// `meta time`: wall-clock time, nanoseconds since 1970.
-    Time,
+    /// `meta time & mask`: some bits of the wall-clock time in nanoseconds since 1970, none of the lowest nine.
+    TimeBits(u64),
 }
 
 /// What can be hashed.
@@ -420,9 +430,6 @@ pub enum Value {
     Zero,
     /// That a header is not there.
     Missing,
-    /// Wall-clock time in nanoseconds since 1970. nft's syntax knows whole seconds only: the text has
-    /// it rounded down, the kernel exactly.
-    UnixNs(u64),
 }
 
 /// Where a packet goes next.
@@ -475,7 +482,7 @@ impl Key {
         match self {
             Self::Ipv4(a) => a.to_string(),
             Self::Ipv6(a) => a.to_string(),
-            Self::Device(name) => format!("\"{name}\""),
+            Self::UnixNs(ns) => crate::text::time(*ns),
             Self::Slice(n) => n.to_string(),
             Self::Named(_, name) => (*name).to_owned(),
             Self::Raw(bytes) => crate::text::hex(bytes),

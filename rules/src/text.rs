@@ -1,7 +1,6 @@
 //! A ruleset as `nft -f` reads it and as people type it.
 //!
-//! The text is the whole transaction: it makes the tables anew in one go, as `netlink` does. Where nft's
-//! syntax can say less than the kernel holds (whole seconds in `meta time`), the text is the stricter one.
+//! The text is the whole transaction: it makes the tables anew in one go, as `netlink` does.
 
 use std::fmt::Write;
 
@@ -44,11 +43,11 @@ impl Set {
         if let Some(size) = self.size {
             line(out, 2, &format!("size {size}"));
         }
-        match (self.dynamic, self.timeout) {
-            (false, Timeout::Never) => {}
-            (true, Timeout::Never) => line(out, 2, "flags dynamic"),
-            (false, _) => line(out, 2, "flags timeout"),
-            (true, _) => line(out, 2, "flags dynamic,timeout"),
+        match (self.filled, self.timeout) {
+            (Filled::ByCommits, Timeout::Never) => {}
+            (_, Timeout::Never) => line(out, 2, "flags dynamic"),
+            (Filled::ByCommits, _) => line(out, 2, "flags timeout"),
+            (_, _) => line(out, 2, "flags dynamic,timeout"),
         }
         if let Timeout::All(after) = self.timeout {
             line(out, 2, &format!("timeout {}", duration(after.as_millis())));
@@ -133,7 +132,7 @@ impl KeyType {
         match self {
             Self::Ipv4 => "type ipv4_addr".into(),
             Self::Ipv6 => "type ipv6_addr".into(),
-            Self::Device => "type iface_index".into(),
+            Self::Time => "typeof meta time".into(),
             Self::Mark => "type mark".into(),
             Self::IcmpType => "type icmp_type".into(),
             Self::Icmpv6Type => "type icmpv6_type".into(),
@@ -248,7 +247,6 @@ impl Expr {
                 };
                 format!("jhash {of} mod {modulus} seed {seed:#x}")
             }
-            Self::InputDevice => "iif".into(),
             Self::L4Proto => "meta l4proto".into(),
             Self::PacketType => "meta pkttype".into(),
             Self::Mark => "meta mark".into(),
@@ -256,7 +254,7 @@ impl Expr {
             Self::Ip4Fragment => "ip frag-off & 0x3fff".into(),
             Self::Ip4FragmentOffset => "ip frag-off & 0x1fff".into(),
             Self::Ip6Fragment => "exthdr frag".into(),
-            Self::Time => "meta time".into(),
+            Self::TimeBits(bits) => format!("meta time & {}", time(bits)),
         }
     }
 }
@@ -304,10 +302,29 @@ impl Value {
             Self::Raw(bytes) => hex(bytes),
             Self::Zero => "0".into(),
             Self::Missing => "missing".into(),
-            // As a number nft reads seconds since 1970 in every time zone; it lists them as local time.
-            Self::UnixNs(ns) => (ns / 1_000_000_000).to_string(),
         }
     }
+}
+
+/// Nanoseconds since 1970 for nft, which takes the number for seconds and multiplies it by 10^9 in 64 bits. All
+/// multiples of 2^9 are products of some number with 10^9 = 2^9 * 5^9, modulo 2^64: that number it is. Of others
+/// the lowest nine bits are lost.
+pub(crate) fn time(ns: u64) -> String {
+    /// 5^9 times this is 1, modulo 2^64.
+    const INVERSE: u64 = inverse(5u64.pow(9));
+    let seconds = (ns >> 9).wrapping_mul(INVERSE) & (u64::MAX >> 9);
+    seconds.to_string()
+}
+
+/// The inverse of an odd number modulo 2^64, by Newton's method: each step doubles the bits that are right.
+const fn inverse(of: u64) -> u64 {
+    let mut inverse = of;
+    let mut step = 0;
+    while step < 6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(of.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -3,11 +3,12 @@
 
 use nftnl::nftnl_sys as sys;
 
-use crate::model::*;
+use crate::{bytecode::NFT_META_TIME_NS, model::*};
 
 /// nft's numbers for expressions in `typeof` (enum expr_types in its expression.h).
 const EXPR_VERDICT: u32 = 1;
 const EXPR_PAYLOAD: u32 = 7;
+const EXPR_META: u32 = 9;
 const EXPR_CONCAT: u32 = 13;
 const EXPR_NUMGEN: u32 = 23;
 /// And for byte orders (enum byteorder in its datatype.h).
@@ -31,7 +32,7 @@ impl Rule {
 
 impl KeyType {
     fn is_host_order(self) -> bool {
-        matches!(self, Self::Device | Self::Mark | Self::Slice { .. })
+        matches!(self, Self::Time | Self::Mark | Self::Slice { .. })
     }
 
     /// The byte order of the key, as nft keeps it.
@@ -48,6 +49,7 @@ impl KeyType {
         match self {
             // Incremental, modulus, offset.
             Self::Slice { of } => Some(expression_userdata(EXPR_NUMGEN, &numbers(&[0, of, 0]))),
+            Self::Time => Some(expression_userdata(EXPR_META, &numbers(&[NFT_META_TIME_NS as u32]))),
             Self::Raw(raw) => Some(payload_userdata(raw)),
             Self::RawPair(first, second) => {
                 let mut parts = Vec::new();

@@ -28,6 +28,7 @@ fn text_and_netlink_say_the_same() {
     for (name, mut wanted) in golden_cases() {
         // Not to run out before it is listed, however busy the machine is.
         wanted.lease = wanted.lease.map(|_| lease());
+        wanted.longest_lease = LONGEST;
         in_namespace(move || agree(name, &wanted));
     }
 }
@@ -62,6 +63,7 @@ proptest! {
                 services: if keep(5) { former.services.clone() } else { wanted.services },
                 elsewhere: if keep(6) { former.elsewhere.clone() } else { wanted.elsewhere },
                 lease: wanted.lease,
+                ..former.clone()
             };
             let former = Wanted { device: DEVICE.into(), ..former };
             let mut netfilter = Netfilter::open().unwrap();
@@ -127,6 +129,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                     .collect(),
                 elsewhere,
                 lease,
+                longest_lease: Duration::from_secs(1 << 23),
+                token: token(),
             },
         )
 }
@@ -137,12 +141,7 @@ fn agree(name: &str, wanted: &Wanted) {
 
     nft_load(&rules.to_nft(), &[]).unwrap_or_else(|e| panic!("{name}: nft refuses the text: {e}"));
     let by_text = listing();
-    // nft's syntax has whole seconds: the exact deadline is the one thing that the text can not say.
-    let mut in_seconds = wanted.clone();
-    if let Some(lease) = &mut in_seconds.lease {
-        lease.deadline_unix_ns -= lease.deadline_unix_ns % 1_000_000_000;
-    }
-    let differences = netfilter.verify(&ruleset(&in_seconds)).unwrap();
+    let differences = netfilter.verify(&rules).unwrap();
     assert_eq!(differences, [], "{name}: nft made something else of the text");
 
     run("nft", &["flush", "ruleset"]);
@@ -246,7 +245,7 @@ fn large_transactions_are_one_transaction() {
 
         let started = Instant::now();
         for _ in 0..100 {
-            netfilter.renew(DEVICE, lease()).unwrap();
+            netfilter.renew(&Wanted { lease: Some(lease()), ..largest.clone() }).unwrap();
         }
         println!("one renewal beside 4,096 slices: {:?} on average", started.elapsed() / 100);
 
@@ -285,7 +284,7 @@ fn changes_hold_while_others_commit() {
                 to.services[0].slices.insert(slice, EACH[n as usize % EACH.len()]);
                 to.elsewhere =
                     elsewhere().into_iter().filter(|(_, port)| u64::from(*port) % 3 == n % 3).collect();
-                to.lease = Some(Lease { deadline_unix_ns: lease().deadline_unix_ns + n, ..lease() });
+                to.lease = Some(lease());
                 netfilter.change(&wanted, &to).unwrap_or_else(|e| panic!("change {n}: {e}"));
                 wanted = to;
             }
@@ -299,7 +298,7 @@ fn changes_hold_while_others_commit() {
         });
         assert_eq!(netfilter.verify(&ruleset(&wanted)).unwrap(), []);
         assert!(!netfilter.disturbed().unwrap(), "verification takes note of what others did");
-        netfilter.renew(DEVICE, lease()).unwrap();
+        netfilter.renew(&wanted).unwrap();
         assert!(!netfilter.disturbed().unwrap(), "our own commits do not disturb");
         run("nft", &["flush", "ruleset"]);
         assert!(netfilter.disturbed().unwrap());
@@ -329,7 +328,7 @@ fn a_refused_change_changes_nothing() {
         assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), [], "{error}");
 
         run("nft", &["flush", "ruleset"]);
-        let error = netfilter.renew(DEVICE, lease()).unwrap_err();
+        let error = netfilter.renew(&both()).unwrap_err();
         assert!(matches!(error, Error::Rejected { errno: Errno::ENOENT, .. }), "{error:?}");
         assert_eq!(run("nft", &["list", "ruleset"]), "");
     });
@@ -340,28 +339,23 @@ fn a_refused_change_changes_nothing() {
 fn a_lease_ends_by_itself_and_can_be_renewed() {
     in_namespace(|| {
         let mut netfilter = Netfilter::open().unwrap();
-        netfilter.install(&ruleset(&Wanted { lease: None, ..both() })).unwrap();
-        assert_eq!(netfilter.lease_left(DEVICE).unwrap(), None);
-        let held =
-            || try_run("nft", &["get", "element", "netdev", "onemac", "lease", "{ \"eth0\" }"]).is_ok();
-        assert!(!held());
-        for round in 0..3 {
-            netfilter.renew(DEVICE, lease()).unwrap();
-            let left = netfilter.lease_left(DEVICE).unwrap().expect("a lease that was just renewed");
-            assert!(left <= lease().timeout && left > lease().timeout / 2, "{left:?}");
-            assert!(held(), "round {round}");
-            netfilter.renew(DEVICE, Lease { timeout: Duration::from_millis(50), ..lease() }).unwrap();
+        let without = Wanted { lease: None, longest_lease: Duration::from_millis(400), ..both() };
+        netfilter.install(&ruleset(&without)).unwrap();
+        assert_eq!(netfilter.lease_left().unwrap(), None);
+        for _ in 0..3 {
+            netfilter.renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() }).unwrap();
+            let left = netfilter.lease_left().unwrap().expect("a lease that was just renewed");
+            assert!(left <= without.longest_lease, "{left:?}");
             let patience = Instant::now() + Duration::from_secs(60);
-            while held() {
+            while netfilter.lease_left().unwrap().is_some() {
                 assert!(Instant::now() < patience, "the lease does not end");
                 thread::sleep(Duration::from_millis(5));
             }
-            assert_eq!(netfilter.lease_left(DEVICE).unwrap(), None);
         }
-        netfilter.renew(DEVICE, lease()).unwrap();
+        netfilter.renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() }).unwrap();
         netfilter.drop_lease().unwrap();
-        assert!(!held());
-        assert_eq!(netfilter.verify(&ruleset(&Wanted { lease: None, ..both() })).unwrap(), []);
+        assert_eq!(netfilter.lease_left().unwrap(), None);
+        assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), []);
     });
 }
 
@@ -390,7 +384,7 @@ fn a_missing_privilege_is_named() {
         let mut netfilter = Netfilter::open().unwrap();
         for error in [
             netfilter.install(&ruleset(&both())).unwrap_err(),
-            netfilter.renew(DEVICE, lease()).unwrap_err(),
+            netfilter.renew(&both()).unwrap_err(),
             netfilter.exists().unwrap_err(),
         ] {
             assert!(matches!(error, Error::NotPermitted { .. }), "{error:?}");

@@ -223,15 +223,15 @@ fn without_a_lease_nothing_is_accepted_or_answered() {
         expect(true, "under the lease");
         netfilter.drop_lease().unwrap();
         expect(false, "after the lease was dropped");
-        netfilter.renew(DEVICE, lease()).unwrap();
+        netfilter.renew(&host()).unwrap();
         expect(true, "under a new lease");
         let over = Lease { deadline_unix_ns: 1, ..lease() };
-        netfilter.renew(DEVICE, over).unwrap();
+        netfilter.renew(&Wanted { lease: Some(over), ..host() }).unwrap();
         expect(false, "with a lease whose deadline is over by the clock");
         let short = Lease { timeout: Duration::from_millis(50), ..lease() };
-        netfilter.renew(DEVICE, short).unwrap();
+        netfilter.renew(&Wanted { lease: Some(short), ..host() }).unwrap();
         let patience = Instant::now() + Duration::from_secs(60);
-        while netfilter.lease_left(DEVICE).unwrap().is_some() {
+        while netfilter.lease_left().unwrap().is_some() {
             assert!(Instant::now() < patience, "the lease does not end");
             thread::sleep(Duration::from_millis(5));
         }

@@ -309,7 +309,7 @@ fn without_a_lease_nothing_passes_in_any_standing() {
                 for over in ["no lease", "a deadline that is over"] {
                     match over {
                         "no lease" => host.netfilter.drop_lease().unwrap(),
-                        _ => host.netfilter.renew(DEVICE, short).unwrap(),
+                        _ => drop(host.netfilter.renew(&Wanted { lease: Some(short), ..both() }).unwrap()),
                     }
                     for (kind, ethertype, packet) in packets() {
                         for frame in [flooded(ethertype, &packet), direct(ethertype, &packet)] {

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::*;
 use onemac_rules::{
-    Lease, Service, Standing, Wanted,
+    Service, Standing, Token, Wanted,
     netlink::{Difference, Netfilter},
     ruleset,
 };
@@ -29,7 +31,7 @@ fn verification_sees_each_kind_of_tampering() {
             ),
             (
                 "add rule netdev onemac egress counter".into(),
-                format!("{table}, chain egress, rule 4"),
+                format!("{table}, chain egress, rule 5"),
                 None,
                 Some("counter"),
             ),
@@ -61,10 +63,10 @@ fn verification_sees_each_kind_of_tampering() {
                 None,
             ),
             (
-                "add element netdev onemac lease { \"lo\" }".into(),
+                "add element netdev onemac lease { 4007750400 timeout 1h }".into(),
                 format!("{table}, set lease"),
                 None,
-                Some("elements { device with index 1 }"),
+                Some("elements { 4007750400 }"),
             ),
             (
                 "add chain netdev onemac other".into(),
@@ -182,10 +184,10 @@ fn verification_compares_to_the_last_parameter() {
             with(1, Standing::Relaying(PEER)),
             Wanted { services: vec![Service { tracked: false, ..both().services[0].clone() }], ..both() },
             Wanted { lease: None, ..both() },
-            Wanted {
-                lease: Some(Lease { deadline_unix_ns: lease().deadline_unix_ns + 1, ..lease() }),
-                ..both()
-            },
+            // Ends earlier.
+            Wanted { lease: Some(lease_for(Duration::from_secs(600))), ..both() },
+            Wanted { longest_lease: LONGEST / 2, ..both() },
+            Wanted { token: Token::new([1; 8]), ..both() },
         ] {
             let differences = netfilter.verify(&ruleset(&other)).unwrap();
             assert_ne!(differences, [], "not seen: {other:?}");

@@ -214,6 +214,9 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
         lease: None,
+        longest_lease: definition.timing.lease,
+        // A random one when it is installed.
+        token: Default::default(),
     }
 }
 

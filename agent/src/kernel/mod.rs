@@ -62,7 +62,7 @@ impl Kernel {
 
         let sysctls = sysctl::Changed::load(run_dir)?;
 
-        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over).await {
+        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, warnings.clone()).await {
             Ok(installed) => installed,
             Err(error) => {
                 // What was installed and did not read back as wanted goes again, unless an earlier run's

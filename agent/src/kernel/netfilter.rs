@@ -4,6 +4,8 @@
 //! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
@@ -11,16 +13,22 @@ use std::time::Duration;
 
 use mnl::{Bus, Socket};
 use onemac_core::time::Time;
-use onemac_rules::netlink::{Error, Netfilter as Rules};
-use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Wanted, ruleset};
+use onemac_rules::netlink::{Error, Netfilter as Rules, Renewed};
+use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Token, Wanted, ruleset};
 use tokio::sync::oneshot;
 
 use super::standings::{Found, holdings};
 use crate::clock;
 use crate::failure::{Failure, Result};
+use crate::warnings::Warnings;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h as a mask: told of every committed change.
 const NFTABLES_GROUP: u32 = 1 << (7 - 1);
+
+/// Key of the warning about renewals of the lease.
+const RENEWAL: &str = "renewal";
+/// So many renewals in a row that are transactions are no accident.
+const COMMITS: u32 = 10;
 
 /// A handle on the thread. Dropping it ends the thread and leaves the rules.
 pub struct Netfilter {
@@ -40,7 +48,7 @@ enum Request {
     /// Answer when all that was asked before is done.
     Finish { done: oneshot::Sender<()> },
     /// Go on accepting until then.
-    Renew { lease_until: Time },
+    Renew { lease_until: Time, done: oneshot::Sender<bool> },
     /// Somebody has committed something: are our rules still there?
     Look,
     /// Remove our tables and end.
@@ -50,11 +58,11 @@ enum Request {
 impl Netfilter {
     /// Installs the rules for `wanted` and starts the thread. With `take_over`, what an earlier run's rules do
     /// with slices goes on, and is returned.
-    pub async fn install(wanted: Wanted, take_over: bool) -> Result<(Self, Found)> {
+    pub async fn install(wanted: Wanted, take_over: bool, warnings: Warnings) -> Result<(Self, Found)> {
         let (requests, inbox) = mpsc::channel();
         let (done, installed) = oneshot::channel();
         let spawned = thread::Builder::new().name("netfilter".into()).spawn(move || {
-            let (mut state, found) = match State::open(wanted, take_over) {
+            let (mut state, found) = match State::open(wanted, take_over, warnings) {
                 Ok(opened) => opened,
                 Err(error) => return drop(done.send(Err(error))),
             };
@@ -100,9 +108,11 @@ impl Netfilter {
         let _ = answer.await;
     }
 
-    /// Lets the kernel accept until `lease_until`.
-    pub fn renew(&self, lease_until: Time) {
-        let _ = self.requests.send(Request::Renew { lease_until });
+    /// Lets the kernel accept until `lease_until`. The answer says whether it does.
+    pub fn renew(&self, lease_until: Time) -> oneshot::Receiver<bool> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Renew { lease_until, done });
+        answer
     }
 
     /// Removes the rules and ends the thread.
@@ -161,16 +171,27 @@ struct State {
     lease_until: Option<Time>,
     /// The kernel has refused the rules: what it has is not what is wanted.
     refused: bool,
+    /// How many renewals without a gap were transactions.
+    commits: u32,
     /// Wall clock minus monotonic clock in nanoseconds when it was last looked at.
     clock_offset: i128,
+    warnings: Warnings,
 }
 
 impl State {
-    fn open(mut wanted: Wanted, take_over: bool) -> std::result::Result<(Self, Found), Error> {
+    fn open(
+        mut wanted: Wanted,
+        take_over: bool,
+        warnings: Warnings,
+    ) -> std::result::Result<(Self, Found), Error> {
         let mut rules = Rules::open()?;
         let left = if take_over { rules.standings()? } else { None };
         let mut found = Found::default();
         let left_lease = left.as_ref().and_then(|left| left.lease);
+        wanted.token = match left.as_ref().and_then(|left| left.token) {
+            Some(token) => token,
+            None => random_token(),
+        };
         if let Some(left) = left {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
@@ -187,7 +208,7 @@ impl State {
         let lease_until = found.lease_until;
         let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
         let mut state =
-            State { rules, wanted, stays, lease_until, refused: false, clock_offset: clock_offset() };
+            State { rules, wanted, stays, lease_until, refused: false, commits: 0, clock_offset: clock_offset(), warnings };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -206,7 +227,7 @@ impl State {
                 }
                 Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
                 Request::Finish { done } => drop(done.send(())),
-                Request::Renew { lease_until } => self.renew(lease_until),
+                Request::Renew { lease_until, done } => drop(done.send(self.renew(lease_until))),
                 Request::Look => self.look(),
                 Request::Remove { done } => return drop(done.send(self.rules.remove())),
             }
@@ -220,6 +241,7 @@ impl State {
             }
         }
         wanted.elsewhere = std::mem::take(&mut self.wanted.elsewhere);
+        wanted.token = self.wanted.token;
         self.wanted = wanted;
         self.install()
     }
@@ -252,28 +274,54 @@ impl State {
         }
     }
 
-    fn renew(&mut self, lease_until: Time) {
+    /// Whether the kernel accepts until then.
+    fn renew(&mut self, lease_until: Time) -> bool {
         self.lease_until = Some(lease_until);
         self.notice_clock_steps();
         // A lease that is over before it is written is not written.
-        let Some(lease) = self.lease() else { return };
+        let Some(lease) = self.lease() else { return false };
         if self.refused {
             // Not before the rules are what they should be: a lease would go on with what they are.
-            self.install();
-            return;
+            return self.install();
         }
         self.wanted.lease = Some(lease);
-        let renewed = match self.stays.take() {
-            Some(stays) => {
-                let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
-                let from = std::mem::replace(&mut self.wanted, to);
-                self.rules.change(&from, &self.wanted)
-            }
-            None => self.rules.renew(&self.wanted.device, lease),
-        };
-        if let Err(error) = renewed {
-            self.repair(&error);
+        if let Some(stays) = self.stays.take() {
+            let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
+            let from = std::mem::replace(&mut self.wanted, to);
+            return match self.rules.change(&from, &self.wanted) {
+                Ok(()) => true,
+                Err(error) => self.repair(&error),
+            };
         }
+        match self.rules.renew(&self.wanted) {
+            Ok(renewed) => {
+                self.tell_how(renewed);
+                true
+            }
+            // Nothing comes in either, and the rules are what they were.
+            Err(error @ Error::DeviceDown { .. }) => {
+                self.warnings.raise(RENEWAL, error.to_string(), "nothing is answered until then");
+                false
+            }
+            Err(error) => self.repair(&error),
+        }
+    }
+
+    /// A transaction now and then is nothing to speak of: the wall clock was set, or a lease was cut short.
+    fn tell_how(&mut self, renewed: Renewed) {
+        self.commits = if renewed == Renewed::ByCommit { self.commits + 1 } else { 0 };
+        if self.commits < COMMITS {
+            self.warnings.clear(RENEWAL);
+            return;
+        }
+        let what = format!(
+            "each renewal of the lease is an nftables transaction: frames that this host sends itself on {} do not \
+             pass the rules of table netdev onemac",
+            self.wanted.device
+        );
+        let advice = "other users of nftables wait while we renew: look for other programs' egress chains on that \
+                      device (`nft list hooks`)";
+        self.warnings.raise(RENEWAL, what, advice);
     }
 
     fn look(&mut self) {
@@ -339,6 +387,16 @@ fn end_of(lease: Lease) -> Option<Time> {
     (!left.is_zero()).then(|| clock::now() + left)
 }
 
+/// What nobody else on this host can guess.
+fn random_token() -> Token {
+    let mut bytes = [0; 8];
+    // Without it all is as it should be, except that root in a container on the service device might renew leases.
+    if let Err(error) = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)) {
+        tracing::warn!("cannot read /dev/urandom: {error}");
+    }
+    Token::new(bytes)
+}
+
 fn clock_offset() -> i128 {
     i128::from(clock::unix_ns()) - i128::from(clock::now().0)
 }
@@ -371,8 +429,10 @@ mod tests {
             services: service(&[]),
             elsewhere: BTreeSet::new(),
             lease: None,
+            longest_lease: Duration::from_secs(60),
+            token: Token::default(),
         };
-        let (mut state, _) = State::open(wanted, false).unwrap();
+        let (mut state, _) = State::open(wanted, false, Warnings::default()).unwrap();
         let until = || Some(clock::now() + Duration::from_secs(60));
         assert!(state.change(service(&[1, 2]), BTreeSet::new(), until()));
         // More than the kernel takes stands here for any refusal.

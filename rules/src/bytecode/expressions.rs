@@ -126,16 +126,3 @@ pub(super) fn store(bytes: RawField) -> Bytecode {
         ],
     }
 }
-
-pub(super) fn to_network_order(len: u32) -> Bytecode {
-    Bytecode {
-        name: c"byteorder",
-        attributes: vec![
-            (sys::NFTNL_EXPR_BYTEORDER_DREG, U32(REG)),
-            (sys::NFTNL_EXPR_BYTEORDER_SREG, U32(REG)),
-            (sys::NFTNL_EXPR_BYTEORDER_OP, U32(libc::NFT_BYTEORDER_HTON as u32)),
-            (sys::NFTNL_EXPR_BYTEORDER_LEN, U32(len)),
-            (sys::NFTNL_EXPR_BYTEORDER_SIZE, U32(len)),
-        ],
-    }
-}

@@ -6,7 +6,7 @@ use super::{
     Error,
     object::{self, FILTER, Home, POLICY_ACCEPT},
     read::{self, Found, FoundChain, FoundElement, FoundRule, FoundSet},
-    transaction::{Resolve, raw_key},
+    transaction::raw_key,
 };
 use crate::model::*;
 
@@ -35,9 +35,8 @@ impl fmt::Display for Difference {
 /// Elements named in one difference; the rest is counted.
 const ELEMENTS_SHOWN: usize = 8;
 
-struct Comparison<'a> {
+struct Comparison {
     family: Family,
-    resolve: Resolve<'a>,
     place: String,
     differences: Vec<Difference>,
 }
@@ -52,10 +51,9 @@ pub(super) fn superfluous(home: Home<'_>) -> Difference {
 pub(super) fn table(
     wanted: &Table,
     found: Option<&Found>,
-    resolve: Resolve<'_>,
 ) -> Result<Vec<Difference>, Error> {
     let place = format!("table {} {}", wanted.family.name(), wanted.name);
-    let mut comparison = Comparison { family: wanted.family, resolve, place, differences: Vec::new() };
+    let mut comparison = Comparison { family: wanted.family, place, differences: Vec::new() };
     match found {
         None => comparison.add("", Some(format!("table {} {}", wanted.family.name(), wanted.name)), None),
         Some(found) => {
@@ -67,7 +65,7 @@ pub(super) fn table(
     Ok(comparison.differences)
 }
 
-impl Comparison<'_> {
+impl Comparison {
     fn add(&mut self, place: &str, wanted: Option<String>, found: Option<String>) {
         let place = if place.is_empty() { self.place.clone() } else { format!("{}, {place}", self.place) };
         self.differences.push(Difference { place, wanted, found });
@@ -115,14 +113,14 @@ impl Comparison<'_> {
         let declaration = format!("{} {}", wanted.declaration(), wanted.comment);
         self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
 
-        if wanted.dynamic {
+        if wanted.filled == Filled::ByPackets {
             return Ok(());
         }
         let mut surplus = found.elements.clone();
         let mut missing = Vec::new();
         let (mut changed_from, mut changed_to) = (Vec::new(), Vec::new());
         for element in &wanted.elements {
-            let key = raw_key(&element.key, wanted.key, self.resolve)?;
+            let key = raw_key(&element.key, wanted.key);
             match surplus.remove(&key) {
                 Some(found) if is_same(element.data.as_ref(), &found) => {}
                 Some(found) => {
@@ -133,6 +131,10 @@ impl Comparison<'_> {
                 None if element.timeout.is_some() => {}
                 None => missing.push(element.to_nft()),
             }
+        }
+        if wanted.filled == Filled::ByBoth {
+            let last = wanted.elements.last().map(|element| raw_key(&element.key, wanted.key));
+            surplus.retain(|key, _| last.as_ref().is_none_or(|last| number(key) > number(last)));
         }
         if !changed_from.is_empty() {
             let elements = |changed: &[String]| Some(format!("elements {}", some_of(changed)));
@@ -261,13 +263,13 @@ fn expected(family: Family, rule: &Rule) -> Result<FoundRule, Error> {
 
 /// A found key in the set's own words.
 fn show_key(kind: KeyType, bytes: &[u8]) -> String {
-    let number = || bytes.first_chunk().map(|b| u32::from_ne_bytes(*b));
+    let number32 = || bytes.first_chunk().map(|b| u32::from_ne_bytes(*b));
     match kind {
         KeyType::Ipv4 => bytes.first_chunk::<4>().map(|b| std::net::Ipv4Addr::from(*b).to_string()),
         KeyType::Ipv6 => bytes.first_chunk::<16>().map(|b| std::net::Ipv6Addr::from(*b).to_string()),
-        KeyType::Slice { .. } => number().map(|n| n.to_string()),
-        KeyType::Device => number().map(|n| format!("device with index {n}")),
-        KeyType::Mark => number().map(|n| format!("{n:#x}")),
+        KeyType::Slice { .. } => number32().map(|n| n.to_string()),
+        KeyType::Time => number(bytes).map(crate::text::time),
+        KeyType::Mark => number32().map(|n| format!("{n:#x}")),
         KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
         KeyType::Ipv4Port | KeyType::Ipv6Port => {
             read::client(bytes).map(|(address, port)| format!("{address} . {port}"))
@@ -285,6 +287,11 @@ pub(super) fn is_same(wanted: Option<&Data>, found: &FoundElement) -> bool {
         Some(Data::Mac(mac)) => (None, Some(mac.0.to_vec())),
     };
     found.verdict == verdict && found.data == data
+}
+
+/// A key of eight bytes in the machine's order.
+fn number(key: &[u8]) -> Option<u64> {
+    key.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 fn show_data(element: &FoundElement) -> String {

@@ -36,6 +36,12 @@ pub enum Error {
         /// Its name.
         device: String,
     },
+    /// Nothing can be sent on the service device, so no renewal either; nor does anything come in.
+    #[error("cannot renew the lease: network device \"{device}\" is down; set it up with `ip link set {device} up`")]
+    DeviceDown {
+        /// Its name.
+        device: String,
+    },
     /// The kernel does not know the hook, expression or set type.
     #[error("cannot {what}: {errno}; {needs}")]
     Unsupported {

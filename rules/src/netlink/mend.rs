@@ -9,7 +9,7 @@ use super::{
     Error, compare,
     object::{Home, RawElement},
     read::{Found, FoundChain, FoundElement, FoundSet},
-    transaction::{Resolve, Transaction, raw_elements},
+    transaction::{Transaction, raw_elements},
 };
 use crate::model::*;
 
@@ -36,7 +36,6 @@ pub(super) fn mend(
     transaction: &mut Transaction,
     wanted: &Table,
     found: &Found,
-    resolve: Resolve<'_>,
 ) -> Result<(), Error> {
     let home = Home::from(wanted);
     for chain in wanted.chains.iter().filter(|c| find(found, &c.name).is_none()) {
@@ -57,10 +56,10 @@ pub(super) fn mend(
     }
     for set in &wanted.sets {
         match found.sets.iter().find(|f| f.name == set.name) {
-            Some(found) => mend_elements(transaction, home, set, found, resolve)?,
+            Some(found) => mend_elements(transaction, home, set, found)?,
             None => {
                 transaction.set(home, set)?;
-                transaction.add_elements(home, set.key, &set.name, &set.elements, resolve)?;
+                transaction.add_elements(home, set.key, &set.name, &set.elements)?;
             }
         }
     }
@@ -81,17 +80,16 @@ fn mend_elements(
     home: Home<'_>,
     wanted: &Set,
     found: &FoundSet,
-    resolve: Resolve<'_>,
 ) -> Result<(), Error> {
-    if wanted.dynamic {
+    if wanted.filled == Filled::ByPackets {
         return Ok(());
     }
     if wanted.timeout != Timeout::Never {
         // To be counted from now, and what has expired can not be removed one by one.
         transaction.flush_set(home, &wanted.name)?;
-        return transaction.add_elements(home, wanted.key, &wanted.name, &wanted.elements, resolve);
+        return transaction.add_elements(home, wanted.key, &wanted.name, &wanted.elements);
     }
-    let raw = raw_elements(&wanted.elements, wanted.key, resolve)?;
+    let raw = raw_elements(&wanted.elements, wanted.key);
     let stays = |element: &RawElement, there: &BTreeMap<Vec<u8>, FoundElement>| {
         there.get(&element.key).is_some_and(|found| compare::is_same(element.data.as_ref(), found))
     };

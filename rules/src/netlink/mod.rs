@@ -10,13 +10,13 @@ mod error;
 mod mend;
 mod object;
 mod read;
+mod renewal;
 mod socket;
 mod transaction;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use nix::net::if_::if_nametoindex;
@@ -27,17 +27,19 @@ pub use self::{
     compare::Difference,
     conntrack::{Connection, TcpState},
     error::Error,
+    renewal::Renewed,
 };
 use self::{
     object::Home,
+    renewal::Renewals,
     socket::Socket,
     transaction::{Finished, Transaction},
 };
 use crate::{
     model::*,
     wanted::{
-        Change, ELSEWHERE4, ELSEWHERE6, ElsewhereChange, LEASE, LEASED, Lease, Permission, Service, Standing,
-        TABLE, Wanted, permission, service_of,
+        Change, EGRESS, ELSEWHERE4, ELSEWHERE6, ElsewhereChange, LEASE, Lease, Service, Standing, TABLE, Token,
+        Wanted, service_of,
     },
 };
 
@@ -59,12 +61,13 @@ pub struct Netfilter {
     socket: Socket,
     /// Generation of the rulesets after the last commit or reading of ours.
     generation: Option<u32>,
+    renewals: Renewals,
 }
 
 impl Netfilter {
     /// Opens the socket. Needs no privilege; the first change does.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()?, generation: None })
+        Ok(Self { socket: Socket::open()?, generation: None, renewals: Renewals::default() })
     }
 
     /// Replaces our tables by these, then reads them back and compares. A table of ours that is not among them
@@ -86,9 +89,9 @@ impl Netfilter {
                 for (table, found) in ruleset.tables.iter().zip(&found) {
                     match found {
                         Some(found) if mend && mend::fits(table, found) => {
-                            mend::mend(transaction, table, found, &device_index)?;
+                            mend::mend(transaction, table, found)?;
                         }
-                        _ => transaction.replace(table, &device_index)?,
+                        _ => transaction.replace(table)?,
                     }
                 }
                 Ok(())
@@ -110,7 +113,7 @@ impl Netfilter {
         let mut differences: Vec<_> =
             self.there(&unwanted(ruleset))?.into_iter().map(compare::superfluous).collect();
         for (table, found) in ruleset.tables.iter().zip(&found) {
-            differences.extend(compare::table(table, found.as_ref(), &device_index)?);
+            differences.extend(compare::table(table, found.as_ref())?);
         }
         Ok(differences)
     }
@@ -122,7 +125,8 @@ impl Netfilter {
     /// a slice or connection that is missing, or a table that is not there, fails the whole. Then the kernel is not
     /// as the agent believes, and it should [`install`](Self::install). Both must be the same services; others have
     /// other tables, and are installed too. So is everything else that differs: it is not looked at here. Without a
-    /// lease in `to` the running one is left alone; that of `from` does not matter.
+    /// lease in `to` the running one is left alone; that of `from` does not matter. A lease in `to` is exactly what
+    /// runs afterwards, also if it ends earlier than the one before.
     ///
     /// Each look into a set or map sees the transaction whole, not the packet's whole way. A packet that was on its
     /// way to the chain of [`Standing::Heir`] may find a connection gone from [`Wanted::elsewhere`] that went with
@@ -137,40 +141,21 @@ impl Netfilter {
             for (service, change) in &changes {
                 let (slices, relays) = (service.slices_map(), service.relays_map());
                 for (map, out) in [(&slices, &change.slices_out), (&relays, &change.relays_out)] {
-                    transaction.remove_elements(SERVICE, SLICE_KEY, map, out, &device_index)?;
+                    transaction.remove_elements(SERVICE, SLICE_KEY, map, out)?;
                 }
                 for (map, into) in [(&slices, &change.slices_in), (&relays, &change.relays_in)] {
-                    transaction.add_elements(SERVICE, SLICE_KEY, map, into, &device_index)?;
+                    transaction.add_elements(SERVICE, SLICE_KEY, map, into)?;
                 }
             }
             for ElsewhereChange { set, key, out, into } in &elsewhere {
-                transaction.remove_elements(SERVICE, *key, set, out, &device_index)?;
-                transaction.add_elements(SERVICE, *key, set, into, &device_index)?;
+                transaction.remove_elements(SERVICE, *key, set, out)?;
+                transaction.add_elements(SERVICE, *key, set, into)?;
             }
             match to.lease {
-                Some(lease) => set_lease(transaction, &to.device, Some(lease)),
+                Some(_) => renewal::write(transaction, to),
                 None => Ok(()),
             }
         })
-    }
-
-    /// Lets the kernel accept on this device until the lease ends.
-    pub fn renew(&mut self, device: &str, lease: Lease) -> Result<(), Error> {
-        self.commit("renew the lease", |transaction| set_lease(transaction, device, Some(lease)))
-    }
-
-    /// Ends the lease: the kernel accepts nothing from now on.
-    pub fn drop_lease(&mut self) -> Result<(), Error> {
-        // The name is not used without a lease.
-        self.commit("end the lease", |transaction| set_lease(transaction, "", None))
-    }
-
-    /// How long the kernel is going to accept on this device by its own count; `None` if it does not.
-    pub fn lease_left(&mut self, device: &str) -> Result<Option<Duration>, Error> {
-        let (elements, _) = self.steadily(|socket| read::elements(socket, SERVICE, LEASE))?;
-        let index = device_index(device)?.to_ne_bytes();
-        let element = elements.get(index.as_slice());
-        Ok(element.map(|e| e.left_ms.map_or(Duration::MAX, Duration::from_millis)))
     }
 
     /// What becomes of each slice, what lives elsewhere, and the lease that is left; `None` if our rules are not there.
@@ -239,6 +224,7 @@ impl Netfilter {
             return Ok(());
         }
         let finished: Finished = transaction.finish();
+        self.renewals.stood = 0..0;
         self.socket.commit(&finished, what)?;
         // The kernel skips zero.
         self.generation = self.generation.map(|g| g.checked_add(1).unwrap_or(1));
@@ -281,8 +267,10 @@ pub struct Standings {
     pub services: BTreeMap<String, BTreeMap<u32, Standing>>,
     /// Clients whose connections live on other hosts, as in [`Wanted::elsewhere`].
     pub elsewhere: BTreeSet<(IpAddr, u16)>,
-    /// The time that is left by the kernel's own count, and the deadline by the wall clock, which may be over.
+    /// The time that is left by the kernel's own count, and the deadline by the wall clock.
     pub lease: Option<Lease>,
+    /// What the rules know renewals by.
+    pub token: Option<Token>,
 }
 
 fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
@@ -314,12 +302,10 @@ fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
         }
         services.insert(name.to_owned(), slices);
     }
-    let deadline = read::deadline(socket, SERVICE, LEASED)?;
-    let left = read::elements(socket, SERVICE, LEASE)?.values().filter_map(|e| e.left_ms).max();
-    let lease = left
-        .zip(deadline)
-        .map(|(ms, deadline_unix_ns)| Lease { timeout: Duration::from_millis(ms), deadline_unix_ns });
-    Ok(Some(Standings { services, elsewhere, lease }))
+    let lease = renewal::left(&read::sets(socket, SERVICE)?, &read::elements(socket, SERVICE, LEASE)?);
+    // The one comparison of that chain with eight bytes.
+    let token = read::compared(socket, SERVICE, EGRESS)?.map(Token::new);
+    Ok(Some(Standings { services, elsewhere, lease, token }))
 }
 
 /// What differs, service by service.
@@ -338,21 +324,6 @@ fn changes<'a>(from: &[Service], to: &'a [Service]) -> Result<Vec<(&'a Service, 
         }
     }
     Ok(changes)
-}
-
-/// Puts the lease, or its absence, in the place of the one before.
-///
-/// Flush and add, where delete and add would be nearer: deleting an element that has expired fails the
-/// transaction, and changing one in place needs Linux 6.12.
-fn set_lease(transaction: &mut Transaction, device: &str, lease: Option<Lease>) -> Result<(), Error> {
-    let Permission { elements, rules } = permission(device, lease);
-    transaction.flush_set(SERVICE, LEASE)?;
-    transaction.add_elements(SERVICE, KeyType::Device, LEASE, &elements, &device_index)?;
-    for (chain, rules) in &rules {
-        transaction.flush_chain(SERVICE, chain)?;
-        transaction.add_rules(SERVICE, chain, rules)?;
-    }
-    Ok(())
 }
 
 pub(crate) fn device_index(device: &str) -> Result<u32, Error> {

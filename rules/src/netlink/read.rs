@@ -333,8 +333,12 @@ fn rules(socket: &mut Socket, home: Home<'_>) -> Result<BTreeMap<String, Vec<Fou
     Ok(found)
 }
 
-/// What a rule of the chain compares the wall clock with, if one does: nanoseconds since 1970.
-pub(super) fn deadline(socket: &mut Socket, home: Home<'_>, chain: &str) -> Result<Option<u64>, Error> {
+/// The first eight bytes that a rule of the chain compares something with.
+pub(super) fn compared(
+    socket: &mut Socket,
+    home: Home<'_>,
+    chain: &str,
+) -> Result<Option<[u8; 8]>, Error> {
     let what = format!("list the rules of chain {} {} {chain}", home.family.name(), home.table);
     let named = object::rules_of(home, Some(chain))?;
     let mut found = None;
@@ -367,10 +371,7 @@ pub(super) fn deadline(socket: &mut Socket, home: Home<'_>, chain: &str) -> Resu
                     }
                     let mut len = 0;
                     let data = sys::nftnl_expr_get(expression, sys::NFTNL_EXPR_CMP_DATA as u16, &mut len);
-                    // Nothing else that these rules compare has eight bytes.
-                    if let Ok(data) = <[u8; 8]>::try_from(bytes(data.cast(), len)) {
-                        found = Some(u64::from_be_bytes(data));
-                    }
+                    found = found.or(bytes(data.cast(), len).try_into().ok());
                 }
                 sys::nftnl_expr_iter_destroy(iterator);
             }

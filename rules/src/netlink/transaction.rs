@@ -45,7 +45,7 @@ impl Transaction {
     }
 
     /// Makes the table anew: whatever was in it goes.
-    pub(crate) fn replace(&mut self, table: &Table, resolve: Resolve<'_>) -> Result<(), Error> {
+    pub(crate) fn replace(&mut self, table: &Table) -> Result<(), Error> {
         let home = Home::from(table);
         let name = format!("table {} {}", table.family.name(), table.name);
         // Added first, so that there is one to delete.
@@ -66,7 +66,7 @@ impl Transaction {
             self.set(home, set)?;
         }
         for set in &table.sets {
-            self.add_elements(home, set.key, &set.name, &set.elements, resolve)?;
+            self.add_elements(home, set.key, &set.name, &set.elements)?;
         }
         for chain in &table.chains {
             self.add_rules(home, &chain.name, &chain.rules)?;
@@ -196,9 +196,8 @@ impl Transaction {
         key: KeyType,
         set: &str,
         elements: &[Element],
-        resolve: Resolve<'_>,
     ) -> Result<(), Error> {
-        self.add_raw(home, set, &raw_elements(elements, key, resolve)?)
+        self.add_raw(home, set, &raw_elements(elements, key))
     }
 
     /// The same for elements in the kernel's form.
@@ -217,9 +216,8 @@ impl Transaction {
         key: KeyType,
         set: &str,
         elements: &[Element],
-        resolve: Resolve<'_>,
     ) -> Result<(), Error> {
-        let mut raw = raw_elements(elements, key, resolve)?;
+        let mut raw = raw_elements(elements, key);
         raw.iter_mut().for_each(|element| (element.timeout_ms, element.data) = (None, None));
         self.remove_raw(home, set, &raw)
     }
@@ -301,9 +299,6 @@ impl Transaction {
     }
 }
 
-/// From a device's name to its index.
-pub(crate) type Resolve<'a> = &'a dyn Fn(&str) -> Result<u32, Error>;
-
 /// A transaction that is ready to be sent.
 pub(crate) struct Finished {
     pub buffer: Vec<u8>,
@@ -370,21 +365,13 @@ fn set_flag(message: &mut [u8], flag: i32) {
 }
 
 /// Elements as the kernel wants them.
-pub(crate) fn raw_elements(
-    elements: &[Element],
-    key: KeyType,
-    resolve: Resolve<'_>,
-) -> Result<Vec<RawElement>, Error> {
-    elements
-        .iter()
-        .map(|element| {
-            Ok(RawElement {
-                key: raw_key(&element.key, key, resolve)?,
-                timeout_ms: element.timeout.map(|t| t.as_millis() as u64),
-                data: element.data.clone(),
-            })
-        })
-        .collect()
+pub(crate) fn raw_elements(elements: &[Element], key: KeyType) -> Vec<RawElement> {
+    let raw = |element: &Element| RawElement {
+        key: raw_key(&element.key, key),
+        timeout_ms: element.timeout.map(|t| t.as_millis() as u64),
+        data: element.data.clone(),
+    };
+    elements.iter().map(raw).collect()
 }
 
 /// A part of a key, in as many registers as it needs.
@@ -395,11 +382,11 @@ fn filled_up(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// A key as the kernel compares it.
-pub(crate) fn raw_key(key: &Key, kind: KeyType, resolve: Resolve<'_>) -> Result<Vec<u8>, Error> {
+pub(crate) fn raw_key(key: &Key, kind: KeyType) -> Vec<u8> {
     let bytes = match key {
         Key::Ipv4(a) => a.octets().to_vec(),
         Key::Ipv6(a) => a.octets().to_vec(),
-        Key::Device(name) => resolve(name)?.to_ne_bytes().to_vec(),
+        Key::UnixNs(ns) => ns.to_ne_bytes().to_vec(),
         Key::Slice(n) => n.to_ne_bytes().to_vec(),
         Key::Named(n, _) => vec![*n],
         Key::Raw(bytes) => bytes.clone(),
@@ -411,5 +398,5 @@ pub(crate) fn raw_key(key: &Key, kind: KeyType, resolve: Resolve<'_>) -> Result<
         Key::Ipv6Port(a, port) => [a.octets().to_vec(), filled_up(&port.to_be_bytes())].concat(),
     };
     debug_assert_eq!(bytes.len(), kind.len() as usize, "{key:?} in a set of {kind:?}");
-    Ok(bytes)
+    bytes
 }

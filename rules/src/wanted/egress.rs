@@ -1,6 +1,6 @@
-//! What goes out: the mask, and the guards of the shared addresses.
+//! What goes out: the agent's renewals of the lease, the mask, and the guards of the shared addresses.
 
-use super::{ND_ANNOUNCING, Plan, VIPS4, VIPS6, drop, rule};
+use super::{EGRESS, ND_ANNOUNCING, Plan, VIPS4, VIPS6, drop, rule};
 use crate::model::*;
 
 /// After other programs' chains: nothing that they do goes unmasked.
@@ -12,7 +12,7 @@ const ND_LINK_ADDRESS: RawField = RawField { base: Base::Network, offset: 66, le
 impl Plan<'_> {
     pub(super) fn egress(&self) -> Chain {
         let cluster_mac = Value::Mac(self.wanted.cluster_mac);
-        let mut rules = Vec::new();
+        let mut rules = vec![self.renewal()];
         if !self.vips4.is_empty() {
             rules.push(rule(
                 "Guard: a shared address is never announced with this host's own MAC.",
@@ -51,7 +51,7 @@ impl Plan<'_> {
             ],
         ));
         Chain {
-            name: "egress".into(),
+            name: EGRESS.into(),
             hook: Some(Hook { place: Place::Egress(self.wanted.device.clone()), priority: EGRESS_PRIORITY }),
             comment: "every frame out: the switch must not learn the shared MAC".into(),
             why: "Every frame that the service device sends, after everything else.".into(),

@@ -65,7 +65,7 @@ impl Plan<'_> {
             size: Some(ELSEWHERE_MAX as u32),
             timeout: Timeout::Never,
             data: None,
-            dynamic: false,
+            filled: Filled::ByCommits,
             comment: "clients whose connections live on another host".into(),
             why: version.why.into(),
             elements: version.elements(self.wanted.elsewhere.iter()),
@@ -114,6 +114,8 @@ mod tests {
             services: vec![Service::everything("default", tracked)],
             elsewhere: elsewhere.iter().map(|(client, port)| (client.parse().unwrap(), *port)).collect(),
             lease: None::<Lease>,
+            longest_lease: std::time::Duration::from_millis(800),
+            token: Default::default(),
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
         }
         let key = |name: &str| {
             let set = table.set(name).unwrap();
-            raw_key(&set.elements[0].key, set.key, &|_| unreachable!()).unwrap()
+            raw_key(&set.elements[0].key, set.key)
         };
         assert_eq!(key("elsewhere4"), [198, 51, 100, 7, 0x0f, 0xa0, 0, 0]);
         assert_eq!(key("elsewhere6")[14..], [0, 7, 0x0f, 0xa0, 0, 0]);

@@ -5,6 +5,7 @@
 
 mod egress;
 mod elsewhere;
+pub(crate) mod lease;
 mod look;
 mod ports;
 mod service;
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use self::elsewhere::ELSEWHERE_MAX;
+pub use self::lease::{Lease, Token};
 pub(crate) use self::elsewhere::{ELSEWHERE4, ELSEWHERE6, ElsewhereChange};
 pub(crate) use self::service::{Change, service_of};
 pub use self::service::{Service, Standing};
@@ -27,10 +29,12 @@ use crate::model::*;
 
 /// Name of the project's tables; every object that onemac makes in nftables is inside a table of this name.
 pub const TABLE: &str = "onemac";
-/// Set with the device while the lease runs.
+/// Set of the times at which packets are accepted.
 pub const LEASE: &str = "lease";
 /// Chain that accepts while the lease runs.
 pub const LEASED: &str = "leased";
+/// Chain that every frame passes on its way out.
+pub(crate) const EGRESS: &str = "egress";
 
 /// Chain that goes on while the lease runs, and else drops.
 const FENCE: &str = "fence";
@@ -85,16 +89,11 @@ pub struct Wanted {
     pub elsewhere: BTreeSet<(IpAddr, u16)>,
     /// For how long anything is accepted or relayed; `None` is not at all.
     pub lease: Option<Lease>,
-}
-
-/// Permission to accept, for a limited time. Both limits hold: the first to come ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Counted by the kernel from the commit, whole milliseconds.
-    pub timeout: Duration,
-    /// The same end by the wall clock, nanoseconds since 1970: a renewal that was decided in time and
-    /// committed late must not count from the commit.
-    pub deadline_unix_ns: u64,
+    /// The longest lease that is ever given: for so long the kernel keeps what renews it, and the time of a lease is
+    /// cut up into sixteenths of this or somewhat less.
+    pub longest_lease: Duration,
+    /// What makes a frame that this host sends a renewal of its lease. Nobody else may know it.
+    pub token: Token,
 }
 
 /// The rules for what is wanted.
@@ -113,49 +112,6 @@ pub fn ruleset(wanted: &Wanted) -> Ruleset {
         tables.push(plan.tracking());
     }
     Ruleset { tables }
-}
-
-/// What says that a lease runs: the element of the lease set, and the rules of the chains that look at it.
-pub(crate) struct Permission {
-    pub elements: Vec<Element>,
-    /// By name of the chain.
-    pub rules: [(&'static str, Vec<Rule>); 2],
-}
-
-/// The permission for one lease, or its absence.
-pub(crate) fn permission(device: &str, lease: Option<Lease>) -> Permission {
-    let element = lease.map(|l| Element {
-        key: Key::Device(device.into()),
-        // No time at all would mean for ever to the kernel.
-        timeout: Some(Duration::from_millis((l.timeout.as_millis() as u64).max(1))),
-        data: None,
-    });
-    let deadline = lease.map_or(0, |l| l.deadline_unix_ns);
-    let rules = |why: &str, comment: &str, verdict: Verdict| {
-        vec![
-            rule(
-                why,
-                comment,
-                vec![
-                    Statement::In(Expr::InputDevice, LEASE.into()),
-                    Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(deadline)),
-                    Statement::Verdict(verdict),
-                ],
-            ),
-            rule(
-                "An agent that is dead, hung or stopped renews nothing: its kernel falls silent by itself.",
-                "no lease: silent",
-                vec![drop()],
-            ),
-        ]
-    };
-    let accept = rules(
-        "Accept under the lease, and by the wall clock too: a renewal may be committed later than decided.",
-        "ours, and the lease runs",
-        Verdict::Accept,
-    );
-    let go_on = rules("The same for those who come back from here.", "the lease runs", Verdict::Return);
-    Permission { elements: element.into_iter().collect(), rules: [(LEASED, accept), (FENCE, go_on)] }
 }
 
 /// [`Wanted`] with the addresses sorted out.
@@ -256,6 +212,8 @@ mod tests {
             services: vec![Service::everything("default", true).owning([1, 2])],
             elsewhere: BTreeSet::new(),
             lease: None,
+            longest_lease: Duration::from_millis(800),
+            token: Token::default(),
         }
     }
 
@@ -265,24 +223,6 @@ mod tests {
         let one = Wanted { vips: vips("192.0.2.2 2001:db8::1 192.0.2.1"), ..wanted() };
         let other = Wanted { vips: vips("192.0.2.1 192.0.2.2 192.0.2.1 2001:db8::1"), ..wanted() };
         assert_eq!(ruleset(&one), ruleset(&other));
-    }
-
-    #[test]
-    fn a_lease_of_no_time_is_not_one_for_ever() {
-        for timeout in [Duration::ZERO, Duration::from_micros(999)] {
-            let permission = permission("eth0", Some(Lease { timeout, deadline_unix_ns: 0 }));
-            assert_eq!(permission.elements[0].timeout, Some(Duration::from_millis(1)));
-        }
-    }
-
-    #[test]
-    fn without_a_lease_both_limits_are_over() {
-        let Permission { elements, rules } = permission("eth0", None);
-        assert_eq!(elements, []);
-        for (chain, rules) in rules {
-            let over = Statement::Compare(Expr::Time, Op::Lt, Value::UnixNs(0));
-            assert_eq!(rules[0].statements[1], over, "{chain}");
-        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Plan<'_> {
             size: Some(room_for(ports.len())),
             timeout: Timeout::Never,
             data: Some(DataType::Verdict),
-            dynamic: false,
+            filled: Filled::ByCommits,
             comment: comment.into(),
             why: why.into(),
             elements: ports

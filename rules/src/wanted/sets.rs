@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, LEASE, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4, VIPS4_RAW,
+    CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4, VIPS4_RAW,
     VIPS6,
     look::{IP4_DADDR, ND_TARGET},
-    permission,
 };
 use crate::model::*;
 
@@ -91,25 +90,14 @@ impl Plan<'_> {
                 size: Some(COPIES),
                 timeout: Timeout::All(time),
                 data: None,
-                dynamic: true,
+                filled: Filled::ByPackets,
                 comment: comment.into(),
                 why: why.into(),
                 elements: Vec::new(),
             });
         }
         sets.extend(self.elsewhere());
-        sets.push(Set {
-            name: LEASE.into(),
-            key: KeyType::Device,
-            // No size: elements that have expired count until the kernel sweeps them out.
-            size: None,
-            timeout: Timeout::Some,
-            data: None,
-            dynamic: false,
-            comment: "empty: this host answers nobody; the agent renews it".into(),
-            why: "The device, for as long as the agent goes on renewing it.".into(),
-            elements: permission(&self.wanted.device, self.wanted.lease).elements,
-        });
+        sets.push(self.lease());
         sets
     }
 
@@ -122,7 +110,7 @@ impl Plan<'_> {
             size: Some(self.wanted.slices),
             timeout: Timeout::Never,
             data: Some(data),
-            dynamic: false,
+            filled: Filled::ByCommits,
             comment: comment.into(),
             why: why.into(),
             elements,
@@ -154,7 +142,7 @@ pub(super) fn fixed(name: &str, key: KeyType, keys: Vec<Key>, comment: &str, why
         size: Some(room_for(keys.len())),
         timeout: Timeout::Never,
         data: None,
-        dynamic: false,
+        filled: Filled::ByCommits,
         comment: comment.into(),
         why: why.into(),
         elements: keys.into_iter().map(|key| Element { key, timeout: None, data: None }).collect(),

@@ -3,7 +3,7 @@
 use super::{
     CAME_FLOODED, CAME_RELAYED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL, HEIR, ICMP_ERRORS,
     INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept, chain, drop,
-    goto, jump, permission, rule, tracking::MARK,
+    goto, jump, rule, tracking::MARK,
 };
 use crate::model::*;
 
@@ -34,15 +34,14 @@ const FINGERPRINTS6: [RawField; 2] = [
 impl Plan<'_> {
     /// All of them.
     pub(super) fn standings(&self) -> Vec<Chain> {
-        let [(_, leased), (_, fence)] = permission(&self.wanted.device, self.wanted.lease).rules;
         let mut chains = vec![
             chain(
                 LEASED,
                 "own: accept while the lease runs",
                 "What belongs to this host, if it may still act. Only accepted packets pay for this.",
-                leased,
+                self.under_lease(Verdict::Accept),
             ),
-            chain(FENCE, "the lease, for all others", "The lease, for all standings but own.", fence),
+            chain(FENCE, "the lease, for all others", "The lease, for all standings but own.", self.under_lease(Verdict::Return)),
         ];
         if self.tracked {
             chains.extend([self.shared(), self.heir(), self.moving()]);

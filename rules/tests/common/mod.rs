@@ -14,11 +14,11 @@ use std::{
     net::IpAddr,
     process::{Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sched::{CloneFlags, unshare};
-use onemac_rules::{Lease, MacAddr, Protocol, Service, Standing, Wanted};
+use onemac_rules::{Lease, MacAddr, Protocol, Service, Standing, Token, Wanted};
 
 /// Name of the service device in the namespace.
 pub const DEVICE: &str = "eth0";
@@ -108,6 +108,8 @@ pub fn wanted(vips: &[&str]) -> Wanted {
         services: vec![everything().owning((0..64).step_by(3))],
         elsewhere: BTreeSet::new(),
         lease: Some(lease()),
+        longest_lease: LONGEST,
+        token: token(),
     }
 }
 
@@ -166,9 +168,28 @@ pub fn elsewhere() -> BTreeSet<(IpAddr, u16)> {
     clients.iter().flat_map(|a| [(a.parse().unwrap(), 4000), (a.parse().unwrap(), 61_001)]).collect()
 }
 
-/// A lease that outlives any test, until the end of 2096.
+/// The longest lease of [`wanted`].
+pub const LONGEST: Duration = Duration::from_secs(3600);
+
+/// A lease that outlives any test.
 pub fn lease() -> Lease {
-    Lease { timeout: Duration::from_secs(3600), deadline_unix_ns: 4_007_750_399_123_456_789 }
+    lease_for(LONGEST)
+}
+
+/// A lease from now on.
+pub fn lease_for(timeout: Duration) -> Lease {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Lease { timeout, deadline_unix_ns: (now + timeout).as_nanos() as u64 }
+}
+
+/// What the host knows its own frames by.
+pub fn token() -> Token {
+    Token::new(0xf123_4567_89ab_cdefu64.to_be_bytes())
+}
+
+/// A lease whose text is always the same, until the end of 2096.
+fn kept_lease() -> Lease {
+    Lease { timeout: LONGEST, deadline_unix_ns: 4_007_750_399_123_456_789 }
 }
 
 /// The cases whose text is kept in tests/golden.
@@ -202,23 +223,26 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
                     .into(),
                     ..everything()
                 }],
-                lease: Some(Lease { timeout: Duration::from_millis(800), ..lease() }),
+                lease: Some(Lease { timeout: Duration::from_millis(800), ..kept_lease() }),
+                longest_lease: Duration::from_millis(800),
                 ..wanted(&["192.0.2.53", "2001:db8::53"])
             },
         ),
-        ("v6", wanted(&["2001:db8::53"])),
+        ("v6", Wanted { lease: Some(kept_lease()), ..wanted(&["2001:db8::53"]) }),
         (
             "services",
             Wanted {
                 slices: 16,
                 services: services(),
                 elsewhere: elsewhere(),
+                lease: Some(kept_lease()),
                 ..wanted(&["192.0.2.53", "2001:db8::53"])
             },
         ),
         (
             "32-vips",
             Wanted {
+                lease: Some(kept_lease()),
                 slices: 1024,
                 services: vec![everything().owning((0..1024).step_by(4))],
                 ..wanted(&many)

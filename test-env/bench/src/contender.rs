@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use onemac_rules::{Lease, Protocol, Service, Standing, Wanted, ruleset};
@@ -184,6 +184,7 @@ fn told(product: &Product, vip: IpAddr) -> Result<Share> {
 
 /// The rules for what `onemac plan` can not be asked for: some services, under a lease.
 fn of_services(services: Vec<Service>) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wanted = Wanted {
         device: DEVICE.into(),
         device_mac: DEVICE_MAC.into(),
@@ -193,16 +194,17 @@ fn of_services(services: Vec<Service>) -> String {
         seed: 0x5eed_0dec,
         services,
         elsewhere: Default::default(),
-        // Until 2096; each turn begins with a fresh one.
-        lease: Some(Lease {
-            timeout: Duration::from_secs(3600),
-            deadline_unix_ns: 4_007_750_399_000_000_000,
-        }),
+        // Each turn begins with a fresh one.
+        lease: Some(Lease { timeout: LEASE, deadline_unix_ns: now.as_nanos() as u64 + LEASE.as_nanos() as u64 }),
+        longest_lease: LEASE,
+        token: Default::default(),
     };
     ruleset(&wanted).to_nft()
 }
 
 const SLICES: u32 = 1024;
+
+const LEASE: Duration = Duration::from_secs(3600);
 
 /// The port of the UDP frames, and that of the TCP frames, as a service of their own beside the rest.
 fn by_port(name: &str) -> Service {
