@@ -343,7 +343,9 @@ fn a_lease_ends_by_itself_and_can_be_renewed() {
         netfilter.install(&ruleset(&without)).unwrap();
         assert_eq!(netfilter.lease_left().unwrap(), None);
         for _ in 0..3 {
-            netfilter.renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() }).unwrap();
+            netfilter
+                .renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() })
+                .unwrap();
             let left = netfilter.lease_left().unwrap().expect("a lease that was just renewed");
             assert!(left <= without.longest_lease, "{left:?}");
             let patience = Instant::now() + Duration::from_secs(60);
@@ -352,7 +354,9 @@ fn a_lease_ends_by_itself_and_can_be_renewed() {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        netfilter.renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() }).unwrap();
+        netfilter
+            .renew(&Wanted { lease: Some(lease_for(without.longest_lease)), ..without.clone() })
+            .unwrap();
         netfilter.drop_lease().unwrap();
         assert_eq!(netfilter.lease_left().unwrap(), None);
         assert_eq!(netfilter.verify(&ruleset(&without)).unwrap(), []);

@@ -142,7 +142,10 @@ fn a_lease_that_is_cut_short_is() {
         assert_eq!(netfilter.renew(&longer).unwrap(), Renewed::ByPackets);
         assert!(netfilter.lease_left().unwrap().unwrap() > LONGEST / 2);
         netfilter.change(&longer, &half).unwrap();
-        assert!(netfilter.lease_left().unwrap().unwrap() <= LONGEST / 2, "a change carries exactly its lease");
+        assert!(
+            netfilter.lease_left().unwrap().unwrap() <= LONGEST / 2,
+            "a change carries exactly its lease"
+        );
         assert_eq!(netfilter.verify(&ruleset(&half)).unwrap(), []);
     });
 }
@@ -156,7 +159,10 @@ fn what_would_expire_before_its_time_is_made_anew() {
         netfilter.install(&ruleset(&Wanted { lease: Some(early), ..wanted.clone() })).unwrap();
         for (renewed, count) in [(Renewed::ByCommit, 1), (Renewed::ByPackets, 3)] {
             for _ in 0..count {
-                assert_eq!(netfilter.renew(&Wanted { lease: Some(lease), ..wanted.clone() }).unwrap(), renewed);
+                assert_eq!(
+                    netfilter.renew(&Wanted { lease: Some(lease), ..wanted.clone() }).unwrap(),
+                    renewed
+                );
             }
         }
         assert!(netfilter.lease_left().unwrap().unwrap() > LONGEST / 2);

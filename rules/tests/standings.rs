@@ -372,8 +372,11 @@ fn standings_are_read_back() {
         assert_eq!(found.services, [("default".to_owned(), known)].into());
         assert_eq!(found.elsewhere, elsewhere());
         let left = found.lease.unwrap();
-        assert_eq!(left.deadline_unix_ns, lease().deadline_unix_ns);
-        assert!(left.timeout <= lease().timeout && left.timeout > lease().timeout / 2, "{left:?}");
+        let given = wanted.lease.unwrap();
+        assert!(left.deadline_unix_ns <= given.deadline_unix_ns, "{left:?}");
+        assert!(left.deadline_unix_ns + LONGEST.as_nanos() as u64 / 16 > given.deadline_unix_ns, "{left:?}");
+        assert!(left.timeout <= LONGEST && left.timeout > LONGEST / 2, "{left:?}");
+        assert_eq!(found.token, Some(token()));
         netfilter.drop_lease().unwrap();
         assert_eq!(netfilter.standings().unwrap().unwrap().lease, None);
         netfilter.remove().unwrap();

@@ -207,8 +207,16 @@ impl State {
         }
         let lease_until = found.lease_until;
         let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
-        let mut state =
-            State { rules, wanted, stays, lease_until, refused: false, commits: 0, clock_offset: clock_offset(), warnings };
+        let mut state = State {
+            rules,
+            wanted,
+            stays,
+            lease_until,
+            refused: false,
+            commits: 0,
+            clock_offset: clock_offset(),
+            warnings,
+        };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {

@@ -48,10 +48,7 @@ pub(super) fn superfluous(home: Home<'_>) -> Difference {
 }
 
 /// All differences between the wanted table and the found one.
-pub(super) fn table(
-    wanted: &Table,
-    found: Option<&Found>,
-) -> Result<Vec<Difference>, Error> {
+pub(super) fn table(wanted: &Table, found: Option<&Found>) -> Result<Vec<Difference>, Error> {
     let place = format!("table {} {}", wanted.family.name(), wanted.name);
     let mut comparison = Comparison { family: wanted.family, place, differences: Vec::new() };
     match found {

@@ -37,7 +37,9 @@ pub enum Error {
         device: String,
     },
     /// Nothing can be sent on the service device, so no renewal either; nor does anything come in.
-    #[error("cannot renew the lease: network device \"{device}\" is down; set it up with `ip link set {device} up`")]
+    #[error(
+        "cannot renew the lease: network device \"{device}\" is down; set it up with `ip link set {device} up`"
+    )]
     DeviceDown {
         /// Its name.
         device: String,

@@ -32,11 +32,7 @@ pub(super) fn fits(wanted: &Table, found: &Found) -> bool {
 }
 
 /// Writes the changes. The order is that of what needs what: rules need sets and chains, elements chains.
-pub(super) fn mend(
-    transaction: &mut Transaction,
-    wanted: &Table,
-    found: &Found,
-) -> Result<(), Error> {
+pub(super) fn mend(transaction: &mut Transaction, wanted: &Table, found: &Found) -> Result<(), Error> {
     let home = Home::from(wanted);
     for chain in wanted.chains.iter().filter(|c| find(found, &c.name).is_none()) {
         transaction.chain(home, chain)?;

@@ -38,8 +38,8 @@ use self::{
 use crate::{
     model::*,
     wanted::{
-        Change, EGRESS, ELSEWHERE4, ELSEWHERE6, ElsewhereChange, LEASE, Lease, Service, Standing, TABLE, Token,
-        Wanted, service_of,
+        Change, EGRESS, ELSEWHERE4, ELSEWHERE6, ElsewhereChange, LEASE, Lease, Service, Standing, TABLE,
+        Token, Wanted, service_of,
     },
 };
 

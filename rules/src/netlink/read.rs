@@ -334,11 +334,7 @@ fn rules(socket: &mut Socket, home: Home<'_>) -> Result<BTreeMap<String, Vec<Fou
 }
 
 /// The first eight bytes that a rule of the chain compares something with.
-pub(super) fn compared(
-    socket: &mut Socket,
-    home: Home<'_>,
-    chain: &str,
-) -> Result<Option<[u8; 8]>, Error> {
+pub(super) fn compared(socket: &mut Socket, home: Home<'_>, chain: &str) -> Result<Option<[u8; 8]>, Error> {
     let what = format!("list the rules of chain {} {} {chain}", home.family.name(), home.table);
     let named = object::rules_of(home, Some(chain))?;
     let mut found = None;

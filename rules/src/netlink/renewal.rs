@@ -67,7 +67,9 @@ impl Netfilter {
         let all = quantum.all(lease);
         let stood = std::mem::take(&mut self.renewals.stood);
         // What stands behind the new end only a transaction takes away.
-        if !self.send(wanted, quantum, &all, &stood)? || !stand(quantum, lease, &self.lease_elements()?, begun) {
+        if !self.send(wanted, quantum, &all, &stood)?
+            || !stand(quantum, lease, &self.lease_elements()?, begun)
+        {
             return self.renew_by_commit(wanted);
         }
         self.renewals.stood = all;
@@ -136,12 +138,7 @@ impl Netfilter {
 }
 
 /// Whether the kernel accepts until the end of the lease, and not beyond.
-fn stand(
-    quantum: Quantum,
-    lease: Lease,
-    found: &BTreeMap<Vec<u8>, FoundElement>,
-    begun: Instant,
-) -> bool {
+fn stand(quantum: Quantum, lease: Lease, found: &BTreeMap<Vec<u8>, FoundElement>, begun: Instant) -> bool {
     let all = quantum.all(lease);
     // A wall clock that was set back would have them expire before their time.
     let long_enough = |number: u64, left_ms: u64| {
@@ -157,10 +154,7 @@ fn stand(
 }
 
 /// The quanta that are in the set, and for how long.
-fn quanta(
-    quantum: Quantum,
-    found: &BTreeMap<Vec<u8>, FoundElement>,
-) -> impl Iterator<Item = (u64, u64)> {
+fn quanta(quantum: Quantum, found: &BTreeMap<Vec<u8>, FoundElement>) -> impl Iterator<Item = (u64, u64)> {
     found.iter().filter_map(move |(key, element)| {
         let start = u64::from_ne_bytes(key.as_slice().try_into().ok()?);
         Some((quantum.number(start), element.left_ms?))

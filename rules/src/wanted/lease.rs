@@ -72,7 +72,9 @@ impl Quantum {
     /// The quanta of a lease, by number: from the one in which it was given to the last that ends before it does.
     pub(crate) fn all(self, lease: Lease) -> Range<u64> {
         // The timeout was rounded down.
-        let given = lease.deadline_unix_ns.saturating_sub((lease.timeout + Duration::from_millis(1)).as_nanos() as u64);
+        let given = lease
+            .deadline_unix_ns
+            .saturating_sub((lease.timeout + Duration::from_millis(1)).as_nanos() as u64);
         (given >> self.bits)..(lease.deadline_unix_ns >> self.bits)
     }
 
@@ -114,7 +116,8 @@ impl Plan<'_> {
             data: None,
             filled: Filled::ByBoth,
             comment: "empty: this host answers nobody; the agent renews it".into(),
-            why: "Times at which this host accepts packets, for as long as the agent goes on renewing them.".into(),
+            why: "Times at which this host accepts packets, for as long as the agent goes on renewing them."
+                .into(),
             elements: Quantum::of(longest).elements(self.wanted.lease),
         }
     }

@@ -20,8 +20,8 @@ use std::{
 };
 
 pub use self::elsewhere::ELSEWHERE_MAX;
-pub use self::lease::{Lease, Token};
 pub(crate) use self::elsewhere::{ELSEWHERE4, ELSEWHERE6, ElsewhereChange};
+pub use self::lease::{Lease, Token};
 pub(crate) use self::service::{Change, service_of};
 pub use self::service::{Service, Standing};
 pub use self::sets::RELAYED_FOR;

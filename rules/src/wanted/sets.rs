@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4, VIPS4_RAW,
-    VIPS6,
+    CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4, VIPS4_RAW, VIPS6,
     look::{IP4_DADDR, ND_TARGET},
 };
 use crate::model::*;

@@ -41,7 +41,12 @@ impl Plan<'_> {
                 "What belongs to this host, if it may still act. Only accepted packets pay for this.",
                 self.under_lease(Verdict::Accept),
             ),
-            chain(FENCE, "the lease, for all others", "The lease, for all standings but own.", self.under_lease(Verdict::Return)),
+            chain(
+                FENCE,
+                "the lease, for all others",
+                "The lease, for all standings but own.",
+                self.under_lease(Verdict::Return),
+            ),
         ];
         if self.tracked {
             chains.extend([self.shared(), self.heir(), self.moving()]);

@@ -195,7 +195,10 @@ fn of_services(services: Vec<Service>) -> String {
         services,
         elsewhere: Default::default(),
         // Each turn begins with a fresh one.
-        lease: Some(Lease { timeout: LEASE, deadline_unix_ns: now.as_nanos() as u64 + LEASE.as_nanos() as u64 }),
+        lease: Some(Lease {
+            timeout: LEASE,
+            deadline_unix_ns: now.as_nanos() as u64 + LEASE.as_nanos() as u64,
+        }),
         longest_lease: LEASE,
         token: Default::default(),
     };
