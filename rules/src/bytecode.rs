@@ -117,14 +117,11 @@ impl Statement {
             }
             Self::Add(set, key) => {
                 key.lower(known, code);
-                code.push(Bytecode {
-                    name: c"dynset",
-                    attributes: vec![
-                        (sys::NFTNL_EXPR_DYNSET_SREG_KEY, U32(REG)),
-                        (sys::NFTNL_EXPR_DYNSET_OP, U32(libc::NFT_DYNSET_OP_ADD as u32)),
-                        (sys::NFTNL_EXPR_DYNSET_SET_NAME, Text(set.clone())),
-                    ],
-                });
+                code.push(remember(libc::NFT_DYNSET_OP_ADD, set));
+            }
+            Self::Update(set, key) => {
+                key.lower(known, code);
+                code.push(remember(libc::NFT_DYNSET_OP_UPDATE, set));
             }
             Self::SetMac(field, mac) => {
                 let (bytes, needs) = field.place();
@@ -367,11 +364,13 @@ impl Field {
         let (base, offset, len, needs) = match self {
             Self::EtherDaddr => (Link, 0, 6, Needs::Ethernet),
             Self::EtherSaddr => (Link, 6, 6, Needs::Ethernet),
+            Self::IpLength => (Network, 2, 2, Needs::Ethertype(ETH_P_IP)),
             Self::IpProtocol => (Network, 9, 1, Needs::Ethertype(ETH_P_IP)),
             Self::IpSaddr => (Network, 12, 4, Needs::Ethertype(ETH_P_IP)),
             Self::IpDaddr => (Network, 16, 4, Needs::Ethertype(ETH_P_IP)),
             Self::Ip6Saddr => (Network, 8, 16, Needs::Ethertype(ETH_P_IPV6)),
             Self::Ip6Daddr => (Network, 24, 16, Needs::Ethertype(ETH_P_IPV6)),
+            Self::Ip6Length => (Network, 4, 2, Needs::Ethertype(ETH_P_IPV6)),
             Self::Ip6NextHeader => (Network, 6, 1, Needs::Ethertype(ETH_P_IPV6)),
             Self::ArpSaddrEther => (Network, 8, 6, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpSaddrIp => (Network, 14, 4, Needs::Ethertype(ETH_P_ARP)),
@@ -402,6 +401,7 @@ impl Value {
             Self::Mac(mac) => mac.0.to_vec(),
             Self::Named(number, _) => vec![*number],
             Self::Named2(number, _) => number.to_be_bytes().to_vec(),
+            Self::Number2(number) => number.to_be_bytes().to_vec(),
             Self::Number(number) => number.to_ne_bytes().to_vec(),
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],

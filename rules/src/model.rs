@@ -292,6 +292,8 @@ pub enum Statement {
     Vmap(Expr, String),
     /// `add @set { expr }`: the set has the value from now on; goes on unless the set is full.
     Add(String, Expr),
+    /// `update @set { expr }`: the same, and its time begins anew.
+    Update(String, Expr),
     /// `field set address`: writes into the packet.
     SetMac(Field, MacAddr),
     /// `field set expr map @map`: writes what the map has for the value; goes on only if it has something.
@@ -391,9 +393,11 @@ pub enum Field {
     EtherSaddr,
     IpSaddr,
     IpDaddr,
+    IpLength,
     IpProtocol,
     Ip6Saddr,
     Ip6Daddr,
+    Ip6Length,
     Ip6NextHeader,
     ArpSaddrEther,
     ArpSaddrIp,
@@ -412,6 +416,8 @@ pub enum Value {
     Named(u8, &'static str),
     /// The same, of two bytes.
     Named2(u16, &'static str),
+    /// A number of two bytes.
+    Number2(u16),
     /// A number in the machine's order, written in hexadecimal.
     Number(u32),
     /// Raw bytes, written as one hexadecimal number.
