@@ -30,11 +30,9 @@ pub(crate) enum Attribute {
     Bytes(Vec<u8>),
     /// The name of a set or chain.
     Text(String),
-    /// The index of the network device of that name, in host order.
-    Device(String),
 }
 
-use Attribute::{Bytes, Device, Text, U8, U32};
+use Attribute::{Bytes, Text, U8, U32};
 
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 /// Where a statement leaves its value.
@@ -163,8 +161,8 @@ impl Statement {
                 code.push(compare(Op::Ne, vec![0; 4]));
             }
             Self::NoTrack => code.push(Bytecode { name: c"notrack", attributes: Vec::new() }),
-            Self::Forward(device) => {
-                code.push(immediate(Device(device.clone())));
+            Self::ForwardBack => {
+                code.push(meta(libc::NFT_META_IIF));
                 code.push(Bytecode {
                     name: c"fwd",
                     attributes: vec![(sys::NFTNL_EXPR_FWD_SREG_DEV, U32(REG))],
@@ -232,9 +230,10 @@ impl Expr {
                 code.push(load(first, REG));
                 code.push(load(second, REG_SECOND));
             }
-            Self::ProtocolPort => {
+            Self::ProtocolPort | Self::ProtocolFromPort => {
+                let offset = if self == Self::ProtocolPort { 2 } else { 0 };
                 code.push(meta(libc::NFT_META_L4PROTO));
-                code.push(load(RawField { base: Base::Transport, offset: 2, len: 2 }, REG_SECOND));
+                code.push(load(RawField { base: Base::Transport, offset, len: 2 }, REG_SECOND));
             }
             Self::Jhash { of, modulus, seed } => {
                 let len = match of {

@@ -311,8 +311,8 @@ pub enum Statement {
     Assured,
     /// `notrack`: conntrack lets the packet be.
     NoTrack,
-    /// `fwd to device`: sends the frame out as it stands. The end of the rule.
-    Forward(String),
+    /// `fwd to iif`: sends the frame out as it stands, by the device that it came in by. The end of the rule.
+    ForwardBack,
     /// Counts packets and bytes.
     Counter,
     /// The end of the rule.
@@ -345,6 +345,8 @@ pub enum Expr {
     RawPair(RawField, RawField),
     /// `meta l4proto . th dport`: the protocol, and the port that the packet goes to.
     ProtocolPort,
+    /// `meta l4proto . th sport`: the protocol, and the port that the packet comes from.
+    ProtocolFromPort,
     /// `jhash of mod modulus seed seed`: `(jhash(bytes, seed) * modulus) >> 32`.
     Jhash {
         /// What is hashed, the bytes as on the wire.

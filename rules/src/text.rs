@@ -212,7 +212,7 @@ impl Statement {
             Self::Known => "ct state established,related".into(),
             Self::Assured => "ct status assured".into(),
             Self::NoTrack => "notrack".into(),
-            Self::Forward(device) => format!("fwd to \"{device}\""),
+            Self::ForwardBack => "fwd to iif".into(),
             Self::Counter => "counter".into(),
             Self::Verdict(verdict) => verdict.to_nft(),
         }
@@ -241,6 +241,7 @@ impl Expr {
             Self::Bits(raw, mask) => format!("{} & {mask:#x}", raw.to_nft()),
             Self::RawPair(a, b) => format!("{} . {}", a.to_nft(), b.to_nft()),
             Self::ProtocolPort => "meta l4proto . th dport".into(),
+            Self::ProtocolFromPort => "meta l4proto . th sport".into(),
             Self::Jhash { of, modulus, seed } => {
                 let of = match of {
                     Hashed::Field(field) => field.to_nft().into(),

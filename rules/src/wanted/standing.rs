@@ -311,7 +311,7 @@ impl Plan<'_> {
                         service.relays_map(),
                     ),
                     Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
-                    Statement::Forward(self.wanted.device.clone()),
+                    Statement::ForwardBack,
                 ],
             ));
         };
