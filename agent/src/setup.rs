@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use onemac_core::node::{Follow, Partition};
 use onemac_core::time::Timing;
 use onemac_core::view::{Cluster, DefinitionId};
-use onemac_definition::{Definition, Host, Protocol};
+use onemac_definition::{Definition, Host, Protocol, Track};
 
 use crate::failure::{Failure, Result};
 
@@ -134,9 +134,10 @@ pub fn kernel_services(definition: &Definition) -> Vec<onemac_rules::Service> {
     let followed = follow(definition).services;
     let service = |name: String| {
         let tracked = followed.contains(&name);
-        let written = definition.services.iter().find(|s| s.name == name && !s.ports.is_empty());
+        let written = definition.services.iter().find(|s| s.name == name);
         onemac_rules::Service {
-            ports: written.map(ports),
+            ports: written.filter(|s| !s.ports.is_empty()).map(ports),
+            datagrams_tracked: written.is_some_and(|s| s.track == Track::Always),
             ..onemac_rules::Service::everything(&name, tracked)
         }
     };
@@ -154,9 +155,11 @@ fn ports(service: &onemac_definition::Service) -> Vec<(onemac_rules::Protocol, u
 }
 
 /// Whose connections are followed: a service of UDP alone has none. Neither has `default` where it is not
-/// written down beside other services, for then no server is meant to answer there.
+/// written down beside other services, for then no server is meant to answer there. Nor is one that says `never`.
 pub fn follow(definition: &Definition) -> Follow {
-    let tcp = |s: &onemac_definition::Service| s.protocols.is_empty() || s.protocols.contains(&Protocol::Tcp);
+    let tcp = |s: &onemac_definition::Service| {
+        s.track != Track::Never && (s.protocols.is_empty() || s.protocols.contains(&Protocol::Tcp))
+    };
     let services = match definition.services.as_slice() {
         [] => [DEFAULT_SERVICE.into()].into(),
         services => services.iter().filter(|s| tcp(s)).map(|s| s.name.clone()).collect(),

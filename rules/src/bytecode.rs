@@ -30,11 +30,9 @@ pub(crate) enum Attribute {
     Bytes(Vec<u8>),
     /// The name of a set or chain.
     Text(String),
-    /// The index of the network device of that name, in host order.
-    Device(String),
 }
 
-use Attribute::{Bytes, Device, Text, U8, U32};
+use Attribute::{Bytes, Text, U8, U32};
 
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 /// Where a statement leaves its value.
@@ -114,14 +112,11 @@ impl Statement {
             }
             Self::Add(set, key) => {
                 key.lower(known, code);
-                code.push(Bytecode {
-                    name: c"dynset",
-                    attributes: vec![
-                        (sys::NFTNL_EXPR_DYNSET_SREG_KEY, U32(REG)),
-                        (sys::NFTNL_EXPR_DYNSET_OP, U32(libc::NFT_DYNSET_OP_ADD as u32)),
-                        (sys::NFTNL_EXPR_DYNSET_SET_NAME, Text(set.clone())),
-                    ],
-                });
+                code.push(remember(libc::NFT_DYNSET_OP_ADD, set));
+            }
+            Self::Update(set, key) => {
+                key.lower(known, code);
+                code.push(remember(libc::NFT_DYNSET_OP_UPDATE, set));
             }
             Self::SetMac(field, mac) => {
                 let (bytes, needs) = field.place();
@@ -163,8 +158,8 @@ impl Statement {
                 code.push(compare(Op::Ne, vec![0; 4]));
             }
             Self::NoTrack => code.push(Bytecode { name: c"notrack", attributes: Vec::new() }),
-            Self::Forward(device) => {
-                code.push(immediate(Device(device.clone())));
+            Self::ForwardBack => {
+                code.push(meta(libc::NFT_META_IIF));
                 code.push(Bytecode {
                     name: c"fwd",
                     attributes: vec![(sys::NFTNL_EXPR_FWD_SREG_DEV, U32(REG))],
@@ -232,9 +227,10 @@ impl Expr {
                 code.push(load(first, REG));
                 code.push(load(second, REG_SECOND));
             }
-            Self::ProtocolPort => {
+            Self::ProtocolPort | Self::ProtocolFromPort => {
+                let offset = if self == Self::ProtocolPort { 2 } else { 0 };
                 code.push(meta(libc::NFT_META_L4PROTO));
-                code.push(load(RawField { base: Base::Transport, offset: 2, len: 2 }, REG_SECOND));
+                code.push(load(RawField { base: Base::Transport, offset, len: 2 }, REG_SECOND));
             }
             Self::Jhash { of, modulus, seed } => {
                 let len = match of {
@@ -366,11 +362,13 @@ impl Field {
         let (base, offset, len, needs) = match self {
             Self::EtherDaddr => (Link, 0, 6, Needs::Ethernet),
             Self::EtherSaddr => (Link, 6, 6, Needs::Ethernet),
+            Self::IpLength => (Network, 2, 2, Needs::Ethertype(ETH_P_IP)),
             Self::IpProtocol => (Network, 9, 1, Needs::Ethertype(ETH_P_IP)),
             Self::IpSaddr => (Network, 12, 4, Needs::Ethertype(ETH_P_IP)),
             Self::IpDaddr => (Network, 16, 4, Needs::Ethertype(ETH_P_IP)),
             Self::Ip6Saddr => (Network, 8, 16, Needs::Ethertype(ETH_P_IPV6)),
             Self::Ip6Daddr => (Network, 24, 16, Needs::Ethertype(ETH_P_IPV6)),
+            Self::Ip6Length => (Network, 4, 2, Needs::Ethertype(ETH_P_IPV6)),
             Self::Ip6NextHeader => (Network, 6, 1, Needs::Ethertype(ETH_P_IPV6)),
             Self::ArpSaddrEther => (Network, 8, 6, Needs::Ethertype(ETH_P_ARP)),
             Self::ArpSaddrIp => (Network, 14, 4, Needs::Ethertype(ETH_P_ARP)),
@@ -401,6 +399,7 @@ impl Value {
             Self::Mac(mac) => mac.0.to_vec(),
             Self::Named(number, _) => vec![*number],
             Self::Named2(number, _) => number.to_be_bytes().to_vec(),
+            Self::Number2(number) => number.to_be_bytes().to_vec(),
             Self::Number(number) => number.to_ne_bytes().to_vec(),
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],

@@ -304,6 +304,8 @@ pub enum Statement {
     Vmap(Expr, String),
     /// `add @set { expr }`: the set has the value from now on; goes on unless the set is full.
     Add(String, Expr),
+    /// `update @set { expr }`: the same, and its time begins anew.
+    Update(String, Expr),
     /// `field set address`: writes into the packet.
     SetMac(Field, MacAddr),
     /// `field set expr map @map`: writes what the map has for the value; goes on only if it has something.
@@ -321,8 +323,8 @@ pub enum Statement {
     Assured,
     /// `notrack`: conntrack lets the packet be.
     NoTrack,
-    /// `fwd to device`: sends the frame out as it stands. The end of the rule.
-    Forward(String),
+    /// `fwd to iif`: sends the frame out as it stands, by the device that it came in by. The end of the rule.
+    ForwardBack,
     /// Counts packets and bytes.
     Counter,
     /// The end of the rule.
@@ -355,6 +357,8 @@ pub enum Expr {
     RawPair(RawField, RawField),
     /// `meta l4proto . th dport`: the protocol, and the port that the packet goes to.
     ProtocolPort,
+    /// `meta l4proto . th sport`: the protocol, and the port that the packet comes from.
+    ProtocolFromPort,
     /// `jhash of mod modulus seed seed`: `(jhash(bytes, seed) * modulus) >> 32`.
     Jhash {
         /// What is hashed, the bytes as on the wire.
@@ -401,9 +405,11 @@ pub enum Field {
     EtherSaddr,
     IpSaddr,
     IpDaddr,
+    IpLength,
     IpProtocol,
     Ip6Saddr,
     Ip6Daddr,
+    Ip6Length,
     Ip6NextHeader,
     ArpSaddrEther,
     ArpSaddrIp,
@@ -422,6 +428,8 @@ pub enum Value {
     Named(u8, &'static str),
     /// The same, of two bytes.
     Named2(u16, &'static str),
+    /// A number of two bytes.
+    Number2(u16),
     /// A number in the machine's order, written in hexadecimal.
     Number(u32),
     /// Raw bytes, written as one hexadecimal number.

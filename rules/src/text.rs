@@ -200,6 +200,7 @@ impl Statement {
             Self::In(left, set) => format!("{} @{set}", left.to_nft()),
             Self::Vmap(left, map) => format!("{} vmap @{map}", left.to_nft()),
             Self::Add(set, key) => format!("add @{set} {{ {} }}", key.to_nft()),
+            Self::Update(set, key) => format!("update @{set} {{ {} }}", key.to_nft()),
             Self::SetMac(field, mac) => format!("{} set {mac}", field.to_nft()),
             Self::SetMacFrom(field, key, map) => {
                 format!("{} set {} map @{map}", field.to_nft(), key.to_nft())
@@ -210,7 +211,7 @@ impl Statement {
             Self::Known => "ct state established,related".into(),
             Self::Assured => "ct status assured".into(),
             Self::NoTrack => "notrack".into(),
-            Self::Forward(device) => format!("fwd to \"{device}\""),
+            Self::ForwardBack => "fwd to iif".into(),
             Self::Counter => "counter".into(),
             Self::Verdict(verdict) => verdict.to_nft(),
         }
@@ -239,6 +240,7 @@ impl Expr {
             Self::Bits(raw, mask) => format!("{} & {mask:#x}", raw.to_nft()),
             Self::RawPair(a, b) => format!("{} . {}", a.to_nft(), b.to_nft()),
             Self::ProtocolPort => "meta l4proto . th dport".into(),
+            Self::ProtocolFromPort => "meta l4proto . th sport".into(),
             Self::Jhash { of, modulus, seed } => {
                 let of = match of {
                     Hashed::Field(field) => field.to_nft().into(),
@@ -279,9 +281,11 @@ impl Field {
             Self::EtherSaddr => "ether saddr",
             Self::IpSaddr => "ip saddr",
             Self::IpDaddr => "ip daddr",
+            Self::IpLength => "ip length",
             Self::IpProtocol => "ip protocol",
             Self::Ip6Saddr => "ip6 saddr",
             Self::Ip6Daddr => "ip6 daddr",
+            Self::Ip6Length => "ip6 length",
             Self::Ip6NextHeader => "ip6 nexthdr",
             Self::ArpSaddrEther => "arp saddr ether",
             Self::ArpSaddrIp => "arp saddr ip",
@@ -298,6 +302,7 @@ impl Value {
         match self {
             Self::Mac(mac) => mac.to_string(),
             Self::Named(_, name) | Self::Named2(_, name) => (*name).to_owned(),
+            Self::Number2(number) => number.to_string(),
             Self::Number(number) => format!("{number:#x}"),
             Self::Raw(bytes) => hex(bytes),
             Self::Zero => "0".into(),

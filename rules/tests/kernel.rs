@@ -123,7 +123,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                         slices: (0..slices)
                             .map(|n| (n, EACH[which.rotate_left(n) as usize % EACH.len()]))
                             .collect(),
-                        tracked,
+                        tracked: tracked && (which & 1 == 0 || service.name != "web"),
+                        datagrams_tracked: which & 6 == 6 && service.name != "web",
                         ..service
                     })
                     .collect(),

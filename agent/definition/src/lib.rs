@@ -33,7 +33,7 @@ pub use mac::{MacAddr, MacParseError};
 pub use model::{Backends, Check, CheckKind, Definition, Host, PortRange, Server, Service, Timing};
 pub use not_yet::NotYet;
 pub use problem::{Problem, Problems};
-pub use words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler, Word};
+pub use words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler, Track, Word};
 
 /// Parses and validates one cluster definition.
 ///

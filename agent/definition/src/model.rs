@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::mac::MacAddr;
-use crate::words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler};
+use crate::words::{Affinity, Engine, Link, Method, Mode, Partition, Protocol, Scheduler, Track};
 
 /// One cluster, as every one of its hosts must see it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +111,8 @@ pub struct Service {
     pub protocols: Vec<Protocol>,
     /// Who serves it.
     pub mode: Mode,
+    /// Whether conntrack sees its packets.
+    pub track: Track,
     /// How a host finds out whether its own server is well.
     pub check: Option<Check>,
     /// Where it is forwarded, in director mode.

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use crate::duration;
 use crate::model::{Backends, Check, CheckKind, Definition, Host, Service};
 use crate::read::print_range;
+use crate::words::Track;
 
 impl Definition {
     /// Prints the definition as YAML that [`crate::parse`] reads back to an equal value. Two files that
-    /// mean the same print the same.
+    /// mean the same print the same. The text is what hosts compare, those of older versions too: what came later
+    /// is left out where it has its default.
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let mut out = Out::default();
@@ -74,6 +76,9 @@ impl Out {
             self.line(4, "protocols", list(service.protocols.iter().map(ToString::to_string)));
         }
         self.line(4, "mode", service.mode);
+        if service.track != Track::Auto {
+            self.line(4, "track", service.track);
+        }
         if let Some(check) = &service.check {
             self.line(4, "check", inline(check));
         }

@@ -78,6 +78,16 @@ words! {
         Udp = "udp",
     }
 
+    /// Whether conntrack sees a service's packets.
+    Track {
+        /// TCP, so that connections survive when slices move; nothing else.
+        Auto = "auto",
+        /// Everything: for NAT on the shared addresses.
+        Always = "always",
+        /// Nothing; connections break when their slice moves.
+        Never = "never",
+    }
+
     /// How a director hands packets to real servers.
     Method {
         /// Addresses rewritten both ways; answers return through the director.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use onemac_definition::{
     Affinity, Backends, Check, CheckKind, Definition, Engine, Host, Link, Method, Mode, Partition, PortRange,
-    Protocol, Scheduler, Server, Service, Timing, parse,
+    Protocol, Scheduler, Server, Service, Timing, Track, parse,
 };
 
 const SMALL: &str = "\
@@ -44,6 +44,7 @@ fn the_contract_s_example_has_its_value() {
         ports: vec![PortRange::one(53)],
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         mode: Mode::Shared,
+        track: Track::Auto,
         check: Some(check(CheckKind::Dns { query: "example.org".into() }, None)),
         backends: None,
     };
@@ -52,6 +53,7 @@ fn the_contract_s_example_has_its_value() {
         ports: vec![PortRange::one(80), PortRange::one(443)],
         protocols: vec![Protocol::Tcp],
         mode: Mode::Shared,
+        track: Track::Auto,
         check: Some(check(CheckKind::Http { path: "/healthz".into(), host: None, status: None }, Some(80))),
         backends: None,
     };
@@ -60,6 +62,7 @@ fn the_contract_s_example_has_its_value() {
         ports: vec![PortRange::one(25)],
         protocols: vec![Protocol::Tcp],
         mode: Mode::Shared,
+        track: Track::Auto,
         check: None,
         backends: Some(Backends {
             method: Method::Direct,
@@ -294,4 +297,22 @@ fn limits_are_inclusive() {
         .collect();
     let head = SMALL.split("  - {").next().unwrap();
     assert_eq!(accept(&format!("{head}{many}")).hosts.len(), 64);
+}
+
+/// The printed text is what hosts compare: a key that is not used must not make two versions differ.
+#[test]
+fn track_is_printed_only_where_it_says_something() {
+    let printed = |line: &str| {
+        let text = format!("{SMALL}services:\n  - name: dns\n    ports: [53]\n{line}");
+        let definition = parse("track.yaml", &text).unwrap();
+        (definition.services[0].track, definition.to_yaml())
+    };
+    let without = printed("");
+    assert!(!without.1.contains("track"), "{}", without.1);
+    assert_eq!(printed("    track: auto\n"), without);
+    for (word, track) in [("always", Track::Always), ("never", Track::Never)] {
+        let (read, text) = printed(&format!("    track: {word}\n"));
+        assert_eq!(read, track);
+        assert!(text.contains(&format!("    track: {word}\n")), "{text}");
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use onemac_definition::{
     Affinity, Backends, Check, CheckKind, Definition, Engine, Host, Link, MAX_TEXT_BYTES, MacAddr, Method,
-    Mode, Partition, PortRange, Protocol, Scheduler, Server, Service, Timing, Word, parse,
+    Mode, Partition, PortRange, Protocol, Scheduler, Server, Service, Timing, Track, Word, parse,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -108,7 +108,8 @@ fn backends(vips: Vec<IpAddr>) -> impl Strategy<Value = Backends> {
 /// Services whose port ranges are cut from one sorted set, so that none overlap.
 fn services(vips: Vec<IpAddr>) -> impl Strategy<Value = Vec<Service>> {
     let protocols = btree_set(word::<Protocol>(), 1..3);
-    let one = (protocols, word::<Mode>(), option::of(check(true)), option::of(backends(vips)));
+    let words = (word::<Mode>(), word::<Track>());
+    let one = (protocols, words, option::of(check(true)), option::of(backends(vips)));
     let names = btree_map("[a-z0-9-]{1,32}", one, 0..5);
     (names, btree_set(1..=u16::MAX, 20), any::<bool>()).prop_map(|(names, ports, with_default)| {
         let ports: Vec<u16> = ports.into_iter().collect();
@@ -116,11 +117,12 @@ fn services(vips: Vec<IpAddr>) -> impl Strategy<Value = Vec<Service>> {
         let mut services: Vec<Service> = names
             .into_iter()
             .filter(|(name, _)| name != "default")
-            .map(|(name, (protocols, mode, check, backends))| Service {
+            .map(|(name, (protocols, (mode, track), check, backends))| Service {
                 name,
                 ports: ranges.by_ref().take(2).collect(),
                 protocols: protocols.into_iter().collect(),
                 mode,
+                track,
                 check,
                 backends,
             })

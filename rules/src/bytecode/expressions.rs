@@ -74,6 +74,18 @@ pub(super) fn lookup(set: &str) -> Bytecode {
     }
 }
 
+/// Adds what was loaded to a set.
+pub(super) fn remember(op: i32, set: &str) -> Bytecode {
+    Bytecode {
+        name: c"dynset",
+        attributes: vec![
+            (sys::NFTNL_EXPR_DYNSET_SREG_KEY, U32(REG)),
+            (sys::NFTNL_EXPR_DYNSET_OP, U32(op as u32)),
+            (sys::NFTNL_EXPR_DYNSET_SET_NAME, Text(set.into())),
+        ],
+    }
+}
+
 /// `reg & mask`.
 pub(super) fn mask(mask: &[u8]) -> Bytecode {
     Bytecode {

@@ -311,7 +311,10 @@ fn read_standings(socket: &mut Socket) -> Result<Option<Standings>, Error> {
 /// What differs, service by service.
 fn changes<'a>(from: &[Service], to: &'a [Service]) -> Result<Vec<(&'a Service, Change)>, Error> {
     let other = |service: &Service| Error::OtherServices { service: service.name.clone() };
-    let same = |a: &Service, b: &Service| a.name == b.name && a.tracked == b.tracked && a.ports == b.ports;
+    let same = |a: &Service, b: &Service| {
+        let kind = |service: &Service| (service.tracked, service.datagrams_tracked);
+        a.name == b.name && kind(a) == kind(b) && a.ports == b.ports
+    };
     if let Some(gone) = from.iter().find(|old| !to.iter().any(|new| same(old, new))) {
         return Err(other(gone));
     }

@@ -209,14 +209,6 @@ pub(crate) fn expression(code: &Bytecode) -> Result<Owned<sys::nftnl_expr>, Erro
     let object = Owned::new(unsafe { sys::nftnl_expr_alloc(code.name.as_ptr()) }, sys::nftnl_expr_free);
     for (number, value) in &code.attributes {
         let number = *number as u16;
-        if let Attribute::Device(name) = value {
-            let index = super::device_index(name)?.to_ne_bytes();
-            // SAFETY: the expression is valid; libnftnl copies what it is given.
-            unsafe {
-                sys::nftnl_expr_set(object.as_ptr(), number, index.as_ptr().cast(), index.len() as u32)
-            };
-            continue;
-        }
         // SAFETY: the expression is valid; libnftnl copies what it is given.
         unsafe {
             match value {
@@ -233,8 +225,6 @@ pub(crate) fn expression(code: &Bytecode) -> Result<Owned<sys::nftnl_expr>, Erro
                 Attribute::Text(text) => {
                     sys::nftnl_expr_set_str(object.as_ptr(), number, c_string(text)?.as_ptr());
                 }
-                // Above.
-                Attribute::Device(_) => {}
             }
         }
     }

@@ -55,6 +55,7 @@ const ND_ANNOUNCING: &str = "nd_announcing";
 const SERVICES: &str = "services";
 const QUOTED4: &str = "quoted4";
 const QUOTED6: &str = "quoted6";
+const CAME_EARLY: &str = "came_early";
 const CAME_FLOODED: &str = "came_flooded";
 const CAME_RELAYED: &str = "came_relayed";
 
@@ -263,6 +264,7 @@ mod tests {
                 Statement::In(_, set)
                 | Statement::Vmap(_, set)
                 | Statement::Add(set, _)
+                | Statement::Update(set, _)
                 | Statement::SetMacFrom(_, _, set) => {
                     assert!(table.set(set).is_some(), "no set {set}");
                 }

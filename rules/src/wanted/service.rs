@@ -41,6 +41,9 @@ pub struct Service {
     /// Whether its TCP connections are followed, so that they survive when slices move. Without that nothing
     /// uses conntrack, and [`Standing::Shared`] and [`Standing::Heir`] are as own, [`Standing::Moving`] as foreign.
     pub tracked: bool,
+    /// Whether conntrack sees its datagrams, for NAT on the shared addresses. Without that it is told to let them be
+    /// where connections of any service are followed; where not, nothing is said about it at all.
+    pub datagrams_tracked: bool,
     /// The ports that it takes; `None` is everything that no other service takes, and with it what has no port:
     /// ARP, neighbour discovery, ICMP, fragments. Exactly one service of a host has `None`. A port that two
     /// services name is the first one's.
@@ -52,7 +55,8 @@ pub struct Service {
 impl Service {
     /// A service that takes everything that comes for the shared addresses, and of which nothing is ours yet.
     pub fn everything(name: &str, tracked: bool) -> Self {
-        Self { name: name.into(), tracked, ports: None, slices: BTreeMap::new() }
+        let slices = BTreeMap::new();
+        Self { name: name.into(), tracked, datagrams_tracked: false, ports: None, slices }
     }
 
     /// What becomes of a slice.

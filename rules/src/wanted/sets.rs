@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4, VIPS4_RAW, VIPS6,
+    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, ICMP_ERRORS, ND_ANNOUNCING, Plan, Service, TARGETS6, VIPS4,
+    VIPS4_RAW, VIPS6,
     look::{IP4_DADDR, ND_TARGET},
 };
 use crate::model::*;
@@ -70,6 +71,12 @@ impl Plan<'_> {
             sets.extend(self.slices(service));
         }
         for (name, time, comment, why) in [
+            (
+                CAME_EARLY,
+                RELAYED_FOR,
+                "packets that came by themselves before their slice was taken",
+                "Fingerprints of packets that came by themselves, before their slice is taken over.",
+            ),
             (
                 CAME_FLOODED,
                 FLOODED_FOR,

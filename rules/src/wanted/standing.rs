@@ -1,9 +1,9 @@
 //! The chains to which the map of slices leads: what becomes of a packet in each standing of its slice.
 
 use super::{
-    CAME_FLOODED, CAME_RELAYED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL, HEIR, ICMP_ERRORS,
-    INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept, chain, drop,
-    goto, jump, rule, tracking::MARK,
+    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL, HEIR,
+    ICMP_ERRORS, INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept,
+    chain, drop, goto, jump, rule, tracking::MARK,
 };
 use crate::model::*;
 
@@ -17,20 +17,12 @@ pub(super) const IP: Value = Value::Named2(0x0800, "ip");
 pub(super) const IP6: Value = Value::Named2(0x86dd, "ip6");
 const TCP: Value = Value::Named(6, "tcp");
 
-/// What a fingerprint is made of: of IPv4 everything from the packet's number on, of IPv6 the source and
-/// what follows the headers; then the transport header and some bytes of what it carries. Twice, the second
-/// time with more of it, since what can not be read makes no fingerprint: 6 bytes and 16 of what UDP carries.
-/// Few, so that small datagrams have one on links that do not fill frames up; and not only headers, because
-/// where checksums are left to a network card (between virtual machines, say) they do not differ.
-const FINGERPRINTS4: [RawField; 2] = [
-    RawField { base: Base::Network, offset: 4, len: 30 },
-    RawField { base: Base::Network, offset: 4, len: 40 },
-];
-const FINGERPRINTS6: [RawField; 2] = [
-    RawField { base: Base::Transport, offset: 0, len: 14 },
-    RawField { base: Base::Transport, offset: 0, len: 24 },
-];
-
+/// How many bytes behind the IP header a fingerprint is made of: the largest of these numbers that the packet has.
+/// 8 are a UDP header. One more each from there to 14, so that the smallest datagrams differ by all they carry: not
+/// only headers count, because where checksums are left to a network card (between virtual machines, say), or are
+/// not made at all, they say nothing. A load has a fixed length, and what stands behind a packet in its frame is not
+/// the same in both copies: hence by the length that the IP header tells, not by what can be read.
+const FINGERPRINTS: [u16; 9] = [0, 8, 9, 10, 11, 12, 13, 14, 24];
 impl Plan<'_> {
     /// All of them.
     pub(super) fn standings(&self) -> Vec<Chain> {
@@ -160,7 +152,7 @@ impl Plan<'_> {
                 "a second copy",
                 vec![Statement::In(Expr::Mark, CAME_RELAYED.into()), Statement::Counter, drop()],
             ),
-            remember(CAME_FLOODED),
+            remember(Statement::Update(CAME_FLOODED.into(), Expr::Mark)),
             rule("Accept.", "", vec![Statement::SetMark(0), goto(LEASED)]),
         ]);
         chain(
@@ -172,24 +164,39 @@ impl Plan<'_> {
     }
 
     fn incoming(&self) -> Chain {
-        let (otherwise, why) = if self.tracked {
-            (goto(MOVING), "The former owner has it too and decides; only connections from here are taken.")
-        } else {
-            (drop(), "The former owner has it too and decides.")
-        };
+        let mut rules = Vec::new();
+        let mut otherwise = drop();
+        if self.tracked {
+            rules.push(rule(
+                "Never relayed; connections from here are taken.",
+                "",
+                vec![
+                    Statement::Compare(Expr::PacketType, Op::Ne, PACKET_HOST),
+                    Statement::NoTcpOpening,
+                    goto(MOVING),
+                ],
+            ));
+            otherwise = goto(MOVING);
+        }
+        rules.extend([
+            rule("What comes twice.", "", vec![jump(FINGERPRINT)]),
+            rule(
+                "Sent to this host's own MAC address.",
+                "",
+                vec![Statement::Compare(Expr::PacketType, Op::Eq, PACKET_HOST), goto(RELAYED)],
+            ),
+            remember(Statement::Update(CAME_EARLY.into(), Expr::Mark)),
+            rule(
+                "The former owner has it too and decides.",
+                "not relayed",
+                vec![Statement::SetMark(0), otherwise],
+            ),
+        ]);
         chain(
             INCOMING,
             "incoming: what another host relays",
             "Slices that are about to come: new flows as the former owner relays them.",
-            vec![
-                rule(
-                    why,
-                    "not relayed",
-                    vec![Statement::Compare(Expr::PacketType, Op::Ne, PACKET_HOST), otherwise],
-                ),
-                rule("It may come by itself later.", "", vec![jump(FINGERPRINT)]),
-                rule("Relayed.", "", vec![goto(RELAYED)]),
-            ],
+            rules,
         )
     }
 
@@ -205,7 +212,12 @@ impl Plan<'_> {
                     "a second copy",
                     vec![Statement::In(Expr::Mark, CAME_FLOODED.into()), Statement::Counter, drop()],
                 ),
-                remember(CAME_RELAYED),
+                rule(
+                    "It came by itself before, too early to be taken: no other copy comes.",
+                    "",
+                    vec![Statement::In(Expr::Mark, CAME_EARLY.into()), Statement::SetMark(0)],
+                ),
+                remember(Statement::Add(CAME_RELAYED.into(), Expr::Mark)),
                 rule(
                     "With the shared MAC again it comes in by the shared device, as if it had never been away.",
                     "",
@@ -220,30 +232,48 @@ impl Plan<'_> {
     }
 
     fn fingerprint(&self) -> Chain {
-        let digest = |of| {
-            let seed = self.wanted.seed;
-            Statement::SetMarkFrom(Expr::Jhash { of, modulus: u32::MAX, seed })
+        let mut rules = Vec::new();
+        // From the packet's number on.
+        let bytes4 = |of| Hashed::Raw(RawField { base: Base::Network, offset: 4, len: 16 + u32::from(of) });
+        // There is not room for both addresses; where nothing else is left, the length and the protocol.
+        let bytes6 = |of| {
+            let (offset, len) = if of == 0 { (4, 4) } else { (40, u32::from(of)) };
+            Hashed::Both(Field::Ip6Saddr, RawField { base: Base::Network, offset, len })
         };
-        let mut rules =
-            vec![rule("None, for what is too short to be read.", "", vec![Statement::SetMark(0)])];
-        let why = "Both copies are equal from the IP header on.";
         if !self.vips4.is_empty() {
-            rules.extend(FINGERPRINTS4.map(|bytes| {
-                let is_ip4 = Statement::Compare(Expr::Protocol, Op::Eq, IP);
-                rule(why, "", vec![is_ip4, digest(Hashed::Raw(bytes))])
-            }));
+            rules.extend(self.fingerprints(IP, (Field::IpLength, 20), bytes4));
         }
         if !self.vips6.is_empty() {
-            rules.extend(
-                FINGERPRINTS6.map(|bytes| rule(why, "", vec![digest(Hashed::Both(Field::Ip6Saddr, bytes))])),
-            );
+            rules.extend(self.fingerprints(IP6, (Field::Ip6Length, 0), bytes6));
         }
+        rules.push(rule("None: the packet is shorter than it says.", "", vec![Statement::SetMark(0)]));
         chain(
             FINGERPRINT,
             "marks a packet with a hash of its first bytes",
             "A hash of what is the same in both copies of a packet, in the packet's mark.",
             rules,
         )
+    }
+
+    /// Those of one IP version, which has the length of a packet in this field, so many bytes of header counted.
+    fn fingerprints(
+        &self,
+        protocol: Value,
+        (length, header): (Field, u16),
+        bytes: impl Fn(u16) -> Hashed,
+    ) -> impl Iterator<Item = Rule> {
+        let longer = FINGERPRINTS.into_iter().skip(1);
+        let shorter = longer
+            .map(move |next| Statement::Compare(Expr::Field(length), Op::Lt, Value::Number2(header + next)));
+        let which = shorter.chain([Statement::Compare(Expr::Protocol, Op::Eq, protocol)]);
+        FINGERPRINTS.into_iter().zip(which).map(move |(of, which)| {
+            let digest = Expr::Jhash { of: bytes(of), modulus: u32::MAX, seed: self.wanted.seed };
+            rule(
+                "Both copies are equal from the IP header to the end of the packet.",
+                "",
+                vec![which, Statement::SetMarkFrom(digest), Statement::Verdict(Verdict::Return)],
+            )
+        })
     }
 
     fn relaying(&self, service: &Service) -> Chain {
@@ -285,7 +315,7 @@ impl Plan<'_> {
                         service.relays_map(),
                     ),
                     Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
-                    Statement::Forward(self.wanted.device.clone()),
+                    Statement::ForwardBack,
                 ],
             ));
         };
@@ -344,14 +374,11 @@ impl Plan<'_> {
 }
 
 /// Keeps a fingerprint, if there is one and room for it.
-fn remember(set: &str) -> Rule {
+fn remember(how: Statement) -> Rule {
     rule(
         "Another copy may come. If the set is full, it is taken for another packet.",
         "",
-        vec![
-            Statement::Compare(Expr::Mark, Op::Ne, Value::Number(0)),
-            Statement::Add(set.into(), Expr::Mark),
-        ],
+        vec![Statement::Compare(Expr::Mark, Op::Ne, Value::Number(0)), how],
     )
 }
 

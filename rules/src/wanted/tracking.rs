@@ -1,6 +1,10 @@
 //! The second table, only where TCP connections are followed: what conntrack knows, and what it need not.
 
-use super::{IPPROTO_ICMPV6, Plan, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, rule, sets::fixed};
+use std::collections::BTreeSet;
+
+use super::{
+    IPPROTO_ICMPV6, Plan, Service, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, rule, sets::fixed,
+};
 use crate::model::*;
 
 /// The mark, between the device and conntrack, of packets that are wanted only if their connection is known
@@ -9,6 +13,8 @@ use crate::model::*;
 pub(super) const MARK: u32 = u32::from_be_bytes(*b"onem");
 
 const KNOWN: &str = "known";
+/// Ports of services that conntrack is not to see, where that is not told by the protocol alone.
+const UNTRACKED: &str = "untracked";
 
 /// linux/netfilter_ipv4.h: conntrack itself is at -200, and what it is not to see is told it before.
 const BEHIND_CONNTRACK: i32 = -199;
@@ -29,6 +35,11 @@ impl Plan<'_> {
             let vips = self.vips6.iter().map(|a| Key::Ipv6(*a)).collect();
             let why = "The shared IPv6 addresses; sets belong to one table.";
             sets.push(fixed(VIPS6, KeyType::Ipv6, vips, "shared IPv6 addresses", why));
+        }
+        let ports = self.untracked_ports();
+        if !ports.is_empty() {
+            let why = "Ports of services whose packets are not tracked.";
+            sets.push(fixed(UNTRACKED, KeyType::ProtocolPort, ports, "ports that are not tracked", why));
         }
         Table {
             family: Family::Inet,
@@ -69,41 +80,72 @@ impl Plan<'_> {
                 hooked(
                     "untracked_in",
                     Hook { place: Place::Prerouting, priority: RAW },
-                    "conntrack follows TCP only",
+                    "what conntrack is not to see",
                     "Before conntrack: UDP and the like have no connections, and need not pay for tracking.",
-                    self.untracked(Field::IpDaddr, Field::Ip6Daddr),
+                    self.untracked(Field::IpDaddr, Field::Ip6Daddr, Expr::ProtocolPort),
                 ),
                 hooked(
                     "untracked_out",
                     Hook { place: Place::Output, priority: RAW },
-                    "conntrack follows TCP only",
+                    "what conntrack is not to see",
                     "The answers.",
-                    self.untracked(Field::IpSaddr, Field::Ip6Saddr),
+                    self.untracked(Field::IpSaddr, Field::Ip6Saddr, Expr::ProtocolFromPort),
                 ),
             ],
         }
     }
 
-    /// ICMP is not left out: errors about a connection are found by it.
-    fn untracked(&self, address4: Field, address6: Field) -> Vec<Rule> {
-        let untracked = |address, vips: &str, icmp| {
-            rule(
-                "Neither TCP nor ICMP.",
-                "",
-                vec![
-                    Statement::In(Expr::Field(address), vips.into()),
-                    Statement::Compare(Expr::L4Proto, Op::Ne, TCP),
-                    Statement::Compare(Expr::L4Proto, Op::Ne, icmp),
-                    Statement::NoTrack,
-                ],
-            )
+    /// Whether conntrack sees the datagrams of a service. Then it sees all but those of the others' ports: an answer
+    /// that is still to be translated comes from any port.
+    fn datagrams_tracked(&self) -> bool {
+        self.all().any(|service| service.datagrams_tracked)
+    }
+
+    /// Ports that have to be named one by one.
+    fn untracked_ports(&self) -> Vec<Key> {
+        let named = |service: &Service, protocol| match protocol {
+            Protocol::Tcp => !service.tracked,
+            Protocol::Udp => self.datagrams_tracked() && !service.datagrams_tracked,
         };
+        let of = |service: &'_ Service| {
+            let ports = service.ports.iter().flatten().filter(|(protocol, _)| named(service, *protocol));
+            ports.map(|(protocol, port)| Key::ProtocolPort(*protocol, *port)).collect::<Vec<_>>()
+        };
+        let ports: BTreeSet<Key> = self.by_port().flat_map(of).collect();
+        ports.into_iter().collect()
+    }
+
+    /// ICMP is not left out: errors about a connection are found by it.
+    fn untracked(&self, address4: Field, address6: Field, port: Expr) -> Vec<Rule> {
         let mut rules = Vec::new();
+        let ports = !self.untracked_ports().is_empty();
+        let mut untracked = |address, vips: &str, icmp| {
+            let ours = Statement::In(Expr::Field(address), vips.into());
+            if ports {
+                rules.push(rule(
+                    "A service that is not tracked.",
+                    "",
+                    vec![ours.clone(), Statement::In(port, UNTRACKED.into()), Statement::NoTrack],
+                ));
+            }
+            if !self.datagrams_tracked() {
+                rules.push(rule(
+                    "Neither TCP nor ICMP.",
+                    "",
+                    vec![
+                        ours,
+                        Statement::Compare(Expr::L4Proto, Op::Ne, TCP),
+                        Statement::Compare(Expr::L4Proto, Op::Ne, icmp),
+                        Statement::NoTrack,
+                    ],
+                ));
+            }
+        };
         if !self.vips4.is_empty() {
-            rules.push(untracked(address4, VIPS4, ICMP));
+            untracked(address4, VIPS4, ICMP);
         }
         if !self.vips6.is_empty() {
-            rules.push(untracked(address6, VIPS6, IPPROTO_ICMPV6));
+            untracked(address6, VIPS6, IPPROTO_ICMPV6);
         }
         rules
     }

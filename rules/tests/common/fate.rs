@@ -142,7 +142,7 @@ pub fn direct(kind: u16, packet: &[u8]) -> Vec<u8> {
 /// Forgets the connections and the packets that there were.
 pub fn forget() {
     run("conntrack", &["-F"]);
-    for set in ["came_flooded", "came_relayed"] {
+    for set in ["came_early", "came_flooded", "came_relayed"] {
         run("nft", &["flush", "set", "netdev", "onemac", set]);
     }
 }

@@ -239,6 +239,26 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
                 ..wanted(&["192.0.2.53", "2001:db8::53"])
             },
         ),
+        // One that conntrack sees whole, one not at all, and the others.
+        (
+            "track",
+            Wanted {
+                slices: 16,
+                services: vec![
+                    Service {
+                        ports: Some(vec![(Protocol::Udp, 53)]),
+                        datagrams_tracked: true,
+                        ..Service::everything("dns", false)
+                    },
+                    Service {
+                        ports: Some(vec![(Protocol::Tcp, 25), (Protocol::Udp, 500)]),
+                        ..Service::everything("mail", false)
+                    },
+                    everything(),
+                ],
+                ..wanted(&["192.0.2.53", "2001:db8::53"])
+            },
+        ),
         (
             "32-vips",
             Wanted {

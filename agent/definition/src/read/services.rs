@@ -12,7 +12,7 @@ use crate::read::{backends, check, name, optional, ports};
 use crate::schema;
 use crate::slot::{At, Slot};
 use crate::tree::Value;
-use crate::words::{Mode, Protocol, Word};
+use crate::words::{Mode, Protocol, Track, Word};
 
 /// The service of everything that no other one takes.
 const DEFAULT: &str = "default";
@@ -67,6 +67,7 @@ fn service(
     };
     take(name.as_deref(), &ports, &protocols, taken, sink);
     let mode = optional(fields.get("mode"), Mode::Shared, |slot| slot.word(sink));
+    let track = optional(fields.get("track"), Track::Auto, |slot| slot.word(sink));
     let whose = if is_default { Whose::DefaultService } else { Whose::Service };
     let check = optional(fields.get("check"), None, |slot| check::read(slot, whose, sink).map(Some));
     let backends = optional(fields.get("backends"), None, |slot| backends::read(slot, vips, sink).map(Some));
@@ -75,6 +76,7 @@ fn service(
         ports: ports.into_iter().map(|range| range.value).collect(),
         protocols,
         mode: mode?,
+        track: track?,
         check: check?,
         backends: backends?,
     })
