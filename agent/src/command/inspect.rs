@@ -44,6 +44,10 @@ fn status_text(s: &Status) -> String {
         s.state,
         s.lease_ms
     );
+    if let Some(table) = s.conntrack.filter(|table| table.count > 0) {
+        let advice = "; services of UDP alone or with `track: never` need none";
+        text += &format!("conntrack {} of {} for the whole host{advice}\n\n", table.count, table.max);
+    }
     let width = s.hosts.iter().map(|h| h.name.len()).max().unwrap_or(0).max(4);
     text +=
         &format!("  {:width$}  {:8}  {:>6}  {:>9}  {:>13}\n", "HOST", "STATE", "WEIGHT", "HEARD", "SLICES");

@@ -30,6 +30,9 @@ pub struct Status {
     /// The same, and what is wrong with this machine.
     #[serde(default)]
     pub warnings: Vec<Warning>,
+    /// The connections of the whole host; none where the kernel has no conntrack.
+    #[serde(default)]
+    pub conntrack: Option<Conntrack>,
     /// The life of this host.
     pub incarnation: u64,
     /// The run of the agent's program; grows with every start, also within one life.
@@ -46,6 +49,15 @@ pub struct Status {
     pub mac: String,
     /// The shared addresses.
     pub vips: Vec<IpAddr>,
+}
+
+/// How full conntrack's table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conntrack {
+    /// Its entries.
+    pub count: u64,
+    /// How many there can be.
+    pub max: u64,
 }
 
 /// A definition that comes into force when every living host has it.

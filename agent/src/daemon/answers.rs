@@ -13,6 +13,7 @@ use super::driver::Driver;
 use super::story;
 use crate::clock;
 use crate::control::model::{Host, Moving, Owner, Problem, Service, Slice, Slices, Staged, Status, View};
+use crate::kernel::conntrack;
 
 impl Driver {
     /// `onemac status`.
@@ -33,6 +34,7 @@ impl Driver {
             warnings,
             hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
             services: core.services.iter().map(service).collect(),
+            conntrack: conntrack::table(),
             incarnation: core.incarnation,
             run: self.terms.run,
             definition: short(self.node.definition()),

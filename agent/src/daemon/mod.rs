@@ -34,7 +34,7 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
-use crate::kernel::{Found, Kernel};
+use crate::kernel::{Found, Kernel, conntrack};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 use crate::warnings::Warnings;
@@ -145,6 +145,9 @@ async fn serve(
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
     let (up, carrier) = kernel.carrier()?;
+
+    conntrack::tell(&setup::follow(definition).services.into_iter().collect::<Vec<_>>());
+    tokio::spawn(conntrack::watch(terms.warnings.clone()));
 
     let start = Start {
         with: onemac_core::node::Start {

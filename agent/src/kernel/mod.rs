@@ -5,6 +5,7 @@
 //! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses.
 
 pub mod conflict;
+pub mod conntrack;
 pub mod link;
 pub mod netfilter;
 pub mod packet;

@@ -1,0 +1,123 @@
+//! The table of connections that conntrack keeps for the whole host, and the boot file that may hold our rules.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::control::model::Conntrack;
+use crate::warnings::Warnings;
+
+/// How often to look.
+const EVERY: Duration = Duration::from_secs(1);
+/// The table is nearly full from so many hundredths on, and no more when it is below the other.
+const NEARLY_FULL: u64 = 90;
+const ROOM_AGAIN: u64 = 80;
+
+/// The key of the warning about the table, and the one about the boot file.
+const TABLE: &str = "conntrack";
+const BOOT_FILE: &str = "boot_file";
+/// Where Debian's nftables.service finds its rules.
+const NFTABLES_CONF: &str = "/etc/nftables.conf";
+
+/// How many connections are tracked, and how many can be; `None` where the kernel has no conntrack.
+pub fn table() -> Option<Conntrack> {
+    let read = |what: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{what}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(Conntrack { count: read("count")?, max: read("max")? })
+}
+
+/// Tells at start what following connections costs.
+pub fn tell(followed: &[String]) {
+    if followed.is_empty() {
+        return;
+    }
+    let filled = table().map_or_else(String::new, |t| format!(" ({} of {} entries now)", t.count, t.max));
+    tracing::info!(
+        "conntrack tracks the connections of this whole host{filled}, because TCP connections of {} are to survive \
+         when slices move; services of UDP alone, or with `track: never`, do without it",
+        followed.join(", ")
+    );
+}
+
+/// Looks at both for as long as the agent lives.
+pub async fn watch(warnings: Warnings) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        judge(table(), &warnings);
+        let saved = fs::read_to_string(NFTABLES_CONF).is_ok_and(|text| holds_our_rules(&text));
+        judge_boot_file(saved, &warnings);
+    }
+}
+
+fn judge(table: Option<Conntrack>, warnings: &Warnings) {
+    let Some(Conntrack { count, max }) = table.filter(|table| table.max > 0) else { return };
+    let advice = "raise net.netfilter.nf_conntrack_max (sysctl), or let services do without: `track: never`, or UDP \
+                  alone; `conntrack -S` counts the drops";
+    if count >= max {
+        let what = format!("conntrack's table is full ({max} entries): this host drops new connections");
+        warnings.raise(TABLE, what, advice);
+    } else if count * 100 >= max * NEARLY_FULL {
+        let what = format!("conntrack's table is nearly full (limit: {max} entries)");
+        warnings.raise(TABLE, what, advice);
+    } else if count * 100 < max * ROOM_AGAIN {
+        warnings.clear(TABLE);
+    }
+}
+
+/// Whether a text for `nft -f` makes the table that stands on a device.
+fn holds_our_rules(text: &str) -> bool {
+    let table = format!("table netdev {}", onemac_rules::TABLE);
+    text.lines().any(|line| line.trim_start().strip_prefix(&table).is_some_and(|rest| !rest.starts_with('_')))
+}
+
+fn judge_boot_file(saved: bool, warnings: &Warnings) {
+    if saved {
+        warnings.raise(
+            BOOT_FILE,
+            format!("{NFTABLES_CONF} holds the agent's rules, as `nft list ruleset` shows them"),
+            "remove the tables `netdev onemac` and `inet onemac` from it: where their device is missing at boot, \
+             kernels before 6.16 load nothing of the file, this host's own firewall neither",
+        );
+    } else {
+        warnings.clear(BOOT_FILE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_is_told_until_there_is_room_again() {
+        let warnings = Warnings::default();
+        let told = |count| {
+            judge(Some(Conntrack { count, max: 1000 }), &warnings);
+            warnings.list().into_iter().next().map(|warning| warning.what).unwrap_or_default()
+        };
+        assert_eq!(told(899), "");
+        assert!(told(900).contains("nearly full"));
+        assert!(told(1000).contains("drops new connections"));
+        assert!(told(1001).contains("drops new connections"));
+        assert!(told(950).contains("nearly full"));
+        assert!(told(801).contains("nearly full"));
+        assert_eq!(told(799), "");
+        judge(None, &warnings);
+        assert_eq!(warnings.list(), []);
+    }
+
+    #[test]
+    fn our_rules_are_found_in_a_boot_file() {
+        for (text, ours) in [
+            ("#!/usr/sbin/nft -f\nflush ruleset\n\ntable inet filter {\n}\n", false),
+            ("table inet filter {\n}\ntable netdev onemac {\n}\n", true),
+            ("  table netdev onemac\n", true),
+            ("# table netdev onemac {\n", false),
+            ("table netdev onemac_notes {\n}\n", false),
+        ] {
+            assert_eq!(holds_our_rules(text), ours, "{text}");
+        }
+    }
+}
