@@ -68,7 +68,8 @@ fn a_host_keeps_its_lease_while_others_load_large_rulesets() -> Result<()> {
     )?;
     for _ in 0..3 {
         host.netns().run("nft", &["-f", &file.display().to_string()])?;
-        host.netns().run("nft", &["list", "ruleset"])?;
+        // Beside somebody who commits all the time it would not come to an end.
+        host.netns().run("timeout", &["120", "nft", "list", "ruleset"])?;
     }
     sleep(Duration::from_secs(1));
     let log = host.agent_log(1000);
