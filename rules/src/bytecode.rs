@@ -102,7 +102,7 @@ impl Statement {
                 if *left == Expr::Time {
                     code.push(to_network_order(8));
                 }
-                code.push(compare(*op, right.bytes()));
+                code.push(compare(*op, right.data()));
                 known.note(*left, *op, right);
             }
             Self::In(left, set) => {
@@ -141,29 +141,33 @@ impl Statement {
                 code.push(code_of_map);
                 code.push(store(bytes));
             }
+            Self::SetSentToHost => {
+                code.push(immediate(Bytes(vec![PACKET_HOST])));
+                code.push(set_meta(libc::NFT_META_PKTTYPE));
+            }
             Self::SetMark(mark) => {
                 code.push(immediate(Bytes(mark.to_ne_bytes().to_vec())));
-                code.push(set_mark());
+                code.push(set_meta(libc::NFT_META_MARK));
             }
             Self::SetMarkFrom(expr) => {
                 expr.lower(known, code);
-                code.push(set_mark());
+                code.push(set_meta(libc::NFT_META_MARK));
             }
             Self::NoTcpOpening => {
                 known.require(Needs::Protocol(None, IPPROTO_TCP), code);
                 code.push(load(RawField { base: Base::Transport, offset: 13, len: 1 }, REG));
                 code.push(mask(&[TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK]));
-                code.push(compare(Op::Ne, vec![TCP_SYN]));
+                code.push(compare(Op::Ne, Bytes(vec![TCP_SYN])));
             }
             Self::Known => {
                 code.push(conntrack(libc::NFT_CT_STATE));
                 code.push(mask(&(CT_ESTABLISHED | CT_RELATED).to_ne_bytes()));
-                code.push(compare(Op::Ne, vec![0; 4]));
+                code.push(compare(Op::Ne, Bytes(vec![0; 4])));
             }
             Self::Assured => {
                 code.push(conntrack(libc::NFT_CT_STATUS));
                 code.push(mask(&IPS_ASSURED.to_ne_bytes()));
-                code.push(compare(Op::Ne, vec![0; 4]));
+                code.push(compare(Op::Ne, Bytes(vec![0; 4])));
             }
             Self::NoTrack => code.push(Bytecode { name: c"notrack", attributes: Vec::new() }),
             Self::Forward(device) => {
@@ -273,6 +277,8 @@ impl Expr {
                 });
             }
             Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
+            Self::InputName => code.push(meta(libc::NFT_META_IIFNAME)),
+            Self::RoutedBack => code.push(routed_back()),
             Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
             Self::PacketType => code.push(meta(libc::NFT_META_PKTTYPE)),
             Self::Mark => code.push(meta(libc::NFT_META_MARK)),
@@ -297,8 +303,17 @@ const NFT_META_TIME_NS: i32 = 30;
 /// The same, for those that follow.
 const NFT_HASH_JENKINS: u32 = 0;
 const NFT_BITWISE_BOOL: u32 = 0;
+const NFT_FIB_RESULT_OIF: u32 = 1;
+const NFTA_FIB_F_SADDR: u32 = 1 << 0;
+const NFTA_FIB_F_IIF: u32 = 1 << 3;
+const NFTA_FIB_F_PRESENT: u32 = 1 << 5;
 const NFT_EXTHDR_F_PRESENT: u32 = 1;
 const NFT_EXTHDR_OP_IPV6: u32 = 0;
+/// linux/netfilter_arp.h.
+const NF_ARP_IN: u32 = 0;
+const NF_ARP_OUT: u32 = 1;
+/// linux/if_packet.h.
+const PACKET_HOST: u8 = 0;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_TCP: u8 = 6;
 /// linux/tcp.h, the byte with the flags.
@@ -319,17 +334,19 @@ impl Known {
             Needs::Ethernet if !self.ethernet => {
                 self.ethernet = true;
                 code.push(meta(libc::NFT_META_IIFTYPE));
-                code.push(compare(Op::Eq, ARPHRD_ETHER.to_ne_bytes().to_vec()));
+                code.push(compare(Op::Eq, Bytes(ARPHRD_ETHER.to_ne_bytes().to_vec())));
             }
             Needs::Ethernet => {}
+            // There is nothing else.
+            Needs::Ethertype(_) if self.family == Family::Arp => {}
             Needs::Ethertype(ethertype) if self.ethertype != Some(ethertype) => {
                 self.ethertype = Some(ethertype);
                 let (key, value) = match self.family {
                     Family::Netdev => (libc::NFT_META_PROTOCOL, ethertype.to_be_bytes().to_vec()),
-                    Family::Inet => (libc::NFT_META_NFPROTO, vec![nfproto(ethertype)]),
+                    _ => (libc::NFT_META_NFPROTO, vec![nfproto(ethertype)]),
                 };
                 code.push(meta(key));
-                code.push(compare(Op::Eq, value));
+                code.push(compare(Op::Eq, Bytes(value)));
             }
             Needs::Ethertype(_) => {}
             Needs::Protocol(ethertype, protocol) => {
@@ -339,7 +356,7 @@ impl Known {
                 if self.protocol != Some(protocol) {
                     self.protocol = Some(protocol);
                     code.push(meta(libc::NFT_META_L4PROTO));
-                    code.push(compare(Op::Eq, vec![protocol]));
+                    code.push(compare(Op::Eq, Bytes(vec![protocol])));
                 }
             }
         }
@@ -396,7 +413,15 @@ impl Base {
 }
 
 impl Value {
-    /// The bytes as they stand in the register that is compared.
+    /// What the register is compared with.
+    fn data(&self) -> Attribute {
+        match self {
+            Self::Device(name) => Device(name.clone()),
+            other => Bytes(other.bytes()),
+        }
+    }
+
+    /// The bytes as they stand in the register.
     fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Mac(mac) => mac.0.to_vec(),
@@ -406,6 +431,15 @@ impl Value {
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],
             Self::Missing => vec![0],
+            Self::Exists => 1u32.to_ne_bytes().to_vec(),
+            // Filled up: names that only begin so are others.
+            Self::Name(name) => {
+                let mut bytes = name.clone().into_bytes();
+                bytes.resize(libc::IFNAMSIZ, 0);
+                bytes
+            }
+            // By its index, see `data`.
+            Self::Device(_) => Vec::new(),
             Self::UnixNs(ns) => ns.to_be_bytes().to_vec(),
         }
     }
@@ -472,6 +506,8 @@ impl Hook {
             Place::Egress(_) => 1,
             Place::Prerouting => libc::NF_INET_PRE_ROUTING as u32,
             Place::Output => libc::NF_INET_LOCAL_OUT as u32,
+            Place::ArpInput => NF_ARP_IN,
+            Place::ArpOutput => NF_ARP_OUT,
         }
     }
 
@@ -479,7 +515,7 @@ impl Hook {
     pub(crate) fn device(&self) -> Option<&str> {
         match &self.place {
             Place::Ingress(device) | Place::Egress(device) => Some(device),
-            Place::Prerouting | Place::Output => None,
+            Place::Prerouting | Place::Output | Place::ArpInput | Place::ArpOutput => None,
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum Family {
     Netdev,
     /// Chains in the path of IPv4 and IPv6 packets.
     Inet,
+    /// Chains in the path of ARP packets.
+    Arp,
 }
 
 /// One table: sets first, then chains, as `nft list` shows them.
@@ -215,6 +217,8 @@ pub enum Key {
     Ipv6(Ipv6Addr),
     /// A network device by name. The kernel's key is its interface index.
     Device(String),
+    /// The same by its index: it may be gone already, and its name another's.
+    DeviceIndex(u32),
     /// The number of a slice.
     Slice(u32),
     /// A value of one byte with the name that nft gives it.
@@ -267,6 +271,10 @@ pub enum Place {
     Prerouting,
     /// inet: packets that this host has made.
     Output,
+    /// arp: packets that have come in.
+    ArpInput,
+    /// arp: packets that this host has made.
+    ArpOutput,
 }
 
 /// One rule.
@@ -296,6 +304,8 @@ pub enum Statement {
     SetMac(Field, MacAddr),
     /// `field set expr map @map`: writes what the map has for the value; goes on only if it has something.
     SetMacFrom(Field, Expr, String),
+    /// `meta pkttype set host`: as if the frame had been sent to this host's own address.
+    SetSentToHost,
     /// `meta mark set number`.
     SetMark(u32),
     /// `meta mark set expr`; goes on only if the value can be had.
@@ -354,6 +364,10 @@ pub enum Expr {
     },
     /// `iif`: the index of the device that the packet came in by.
     InputDevice,
+    /// `iifname`: the name of that device.
+    InputName,
+    /// `fib saddr . iif oif`: whether the host sends to the packet's source by the device that it came in by.
+    RoutedBack,
     /// `meta l4proto`: the protocol after IPv6's extension headers.
     L4Proto,
     /// `meta pkttype`: to whom the frame was sent.
@@ -420,6 +434,12 @@ pub enum Value {
     Zero,
     /// That a header is not there.
     Missing,
+    /// That it is, or a route.
+    Exists,
+    /// A network device by name; the kernel compares its index.
+    Device(String),
+    /// The name of a network device.
+    Name(String),
     /// Wall-clock time in nanoseconds since 1970. nft's syntax knows whole seconds only: the text has
     /// it rounded down, the kernel exactly.
     UnixNs(u64),
@@ -446,6 +466,7 @@ impl Family {
         match self {
             Self::Netdev => "netdev",
             Self::Inet => "inet",
+            Self::Arp => "arp",
         }
     }
 }
@@ -476,6 +497,7 @@ impl Key {
             Self::Ipv4(a) => a.to_string(),
             Self::Ipv6(a) => a.to_string(),
             Self::Device(name) => format!("\"{name}\""),
+            Self::DeviceIndex(index) => index.to_string(),
             Self::Slice(n) => n.to_string(),
             Self::Named(_, name) => (*name).to_owned(),
             Self::Raw(bytes) => crate::text::hex(bytes),

@@ -165,7 +165,8 @@ impl Place {
             Self::Ingress(device) => format!("ingress device \"{device}\""),
             Self::Egress(device) => format!("egress device \"{device}\""),
             Self::Prerouting => "prerouting".into(),
-            Self::Output => "output".into(),
+            Self::Output | Self::ArpOutput => "output".into(),
+            Self::ArpInput => "input".into(),
         }
     }
 }
@@ -205,6 +206,7 @@ impl Statement {
             Self::SetMacFrom(field, key, map) => {
                 format!("{} set {} map @{map}", field.to_nft(), key.to_nft())
             }
+            Self::SetSentToHost => "meta pkttype set host".into(),
             Self::SetMark(mark) => format!("meta mark set {mark:#x}"),
             Self::SetMarkFrom(expr) => format!("meta mark set {}", expr.to_nft()),
             Self::NoTcpOpening => "tcp flags != syn / fin,syn,rst,ack".into(),
@@ -249,6 +251,8 @@ impl Expr {
                 format!("jhash {of} mod {modulus} seed {seed:#x}")
             }
             Self::InputDevice => "iif".into(),
+            Self::InputName => "iifname".into(),
+            Self::RoutedBack => "fib saddr . iif oif".into(),
             Self::L4Proto => "meta l4proto".into(),
             Self::PacketType => "meta pkttype".into(),
             Self::Mark => "meta mark".into(),
@@ -304,6 +308,8 @@ impl Value {
             Self::Raw(bytes) => hex(bytes),
             Self::Zero => "0".into(),
             Self::Missing => "missing".into(),
+            Self::Exists => "exists".into(),
+            Self::Device(name) | Self::Name(name) => format!("\"{name}\""),
             // As a number nft reads seconds since 1970 in every time zone; it lists them as local time.
             Self::UnixNs(ns) => (ns / 1_000_000_000).to_string(),
         }

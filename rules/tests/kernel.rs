@@ -61,6 +61,7 @@ proptest! {
                 seed: if keep(4) { former.seed } else { wanted.seed },
                 services: if keep(5) { former.services.clone() } else { wanted.services },
                 elsewhere: if keep(6) { former.elsewhere.clone() } else { wanted.elsewhere },
+                inside: wanted.inside,
                 lease: wanted.lease,
             };
             let former = Wanted { device: DEVICE.into(), ..former };
@@ -97,7 +98,11 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         prop::collection::vec(vip, 1..5),
         (4u32..=12).prop_map(|power| 1 << power),
         (any::<u64>(), any::<bool>(), 0usize..3),
-        (prop::option::of(lease), prop::collection::btree_set(client, 0..20)),
+        (
+            prop::option::of(lease),
+            prop::collection::btree_set(client, 0..20),
+            prop::collection::btree_set(1u32..50, 0..5),
+        ),
     )
         .prop_map(
             |(
@@ -106,8 +111,9 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 vips,
                 slices,
                 (which, tracked, more),
-                (lease, elsewhere),
+                (lease, elsewhere, inside),
             )| Wanted {
+                inside,
                 device: device.into(),
                 device_mac: device_mac.into(),
                 cluster_mac: cluster_mac.into(),

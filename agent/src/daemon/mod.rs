@@ -213,6 +213,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         seed: secret.hash_seed(),
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
+        inside: Default::default(),
         lease: None,
     }
 }

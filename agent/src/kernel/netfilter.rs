@@ -370,6 +370,7 @@ mod tests {
             seed: 1,
             services: service(&[]),
             elsewhere: BTreeSet::new(),
+            inside: Default::default(),
             lease: None,
         };
         let (mut state, _) = State::open(wanted, false).unwrap();

@@ -193,6 +193,7 @@ fn of_services(services: Vec<Service>) -> String {
         seed: 0x5eed_0dec,
         services,
         elsewhere: Default::default(),
+        inside: Default::default(),
         // Until 2096; each turn begins with a fresh one.
         lease: Some(Lease {
             timeout: Duration::from_secs(3600),
