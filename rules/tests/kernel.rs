@@ -208,16 +208,16 @@ fn install_replaces_what_an_earlier_run_left() {
     });
 }
 
-/// A cluster whose connections nobody follows any more, and back: the second table comes and goes.
+/// A cluster without an IPv4 address, and back: the table for ARP comes and goes.
 #[test]
 fn a_table_that_is_not_wanted_any_more_goes() {
     in_namespace(|| {
-        let untracked = Wanted { services: vec![Service::everything("default", false)], ..both() };
+        let without_v4 = wanted(&["2001:db8::53"]);
         let mut netfilter = Netfilter::open().unwrap();
         for (wanted, tables) in [
-            (both(), "table netdev onemac\ntable inet onemac\n"),
-            (untracked, "table netdev onemac\n"),
-            (both(), "table netdev onemac\ntable inet onemac\n"),
+            (both(), "table netdev onemac\ntable inet onemac\ntable arp onemac\n"),
+            (without_v4, "table netdev onemac\ntable inet onemac\n"),
+            (both(), "table netdev onemac\ntable inet onemac\ntable arp onemac\n"),
         ] {
             let before = netfilter.generation().unwrap();
             netfilter.install(&ruleset(&wanted)).unwrap();

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use onemac_test_env::dns::Prober;
-use onemac_test_env::{Host, Lab, Netns, Plan, Server, addr, client_v4, fetch_tcp, neighbour_v4, neighbour_v6};
+use onemac_test_env::{
+    Host, Lab, Netns, Plan, Server, addr, client_v4, fetch_tcp, neighbour_v4, neighbour_v6,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -202,7 +204,9 @@ fn publish(lab: &Lab, host: &Host) -> Result<Server> {
          link add cable type veth peer name eth0 netns {}\nlink set cable master docker0 up",
         netns.name()
     ))?;
-    netns.ip("link set lo up\nlink set eth0 up\naddr add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1")?;
+    netns.ip(
+        "link set lo up\nlink set eth0 up\naddr add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1",
+    )?;
     host.netns().sysctl(&[("net.ipv4.ip_forward", "1")])?;
     restore(
         host.netns(),

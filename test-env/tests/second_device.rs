@@ -99,9 +99,8 @@ fn a_second_card_on_the_same_wire_serves_nobody() -> Result<()> {
     // The shorter way to the LAN: what strict checks would go by.
     host.netns().ip("route replace 192.0.2.200/32 dev eth1\nroute replace 2001:db8:0:1::200/128 dev eth1")?;
     ensure_second_card_is_closed(&lab, &arrivals, &on_lan, "with the route to the asker")?;
-    host.netns().ip(
-        "addr flush dev eth1\naddr add 10.9.9.1/24 dev eth1\naddr add 2001:db8:9::1/64 dev eth1 nodad",
-    )?;
+    host.netns()
+        .ip("addr flush dev eth1\naddr add 10.9.9.1/24 dev eth1\naddr add 2001:db8:9::1/64 dev eth1 nodad")?;
     let other = [all.clone(), vec!["10.9.9.7".parse()?, "2001:db8:9::7".parse()?]].concat();
     ensure_second_card_is_closed(&lab, &arrivals, &other, "with an address in another subnet")?;
 
@@ -163,10 +162,9 @@ fn containers_of_the_host_and_the_host_itself_use_the_shared_addresses() -> Resu
     let lab = Lab::start(&Plan::hosts(2))?;
     let host = lab.host(1);
     host.netns().sysctl(&[("net.ipv6.conf.default.accept_dad", "0")])?;
-    host.netns().ip(
-        "link add docker0 type bridge\nlink set docker0 up\naddr add 172.17.0.1/16 dev docker0\n\
-         addr add fd00:17::1/64 dev docker0 nodad",
-    )?;
+    host.netns()
+        .ip("link add docker0 type bridge\nlink set docker0 up\naddr add 172.17.0.1/16 dev docker0\n\
+         addr add fd00:17::1/64 dev docker0 nodad")?;
     let bridged = container(&lab, "c1", &["172.17.0.2/16", "fd00:17::2/64"], &["172.17.0.1", "fd00:17::1"])
         .or_else(|_| container(&lab, "c1b", &["172.17.0.2/16"], &[]))?;
     host.netns().ip("link set c1 master docker0")?;
@@ -206,7 +204,8 @@ fn a_reply_that_leaves_by_another_device_says_nothing_about_the_address() -> Res
          link add away type veth peer name eth2 netns {}\nlink set away master br2 up",
         router.name()
     ))?;
-    router.ip("link set eth2 up\naddr add 10.88.0.1/24 dev eth2\naddr add 2001:db8:88::1/64 dev eth2 nodad")?;
+    router
+        .ip("link set eth2 up\naddr add 10.88.0.1/24 dev eth2\naddr add 2001:db8:88::1/64 dev eth2 nodad")?;
     for (number, host) in (1..).zip(lab.hosts()) {
         host.netns().sysctl(&[("net.ipv6.conf.default.accept_dad", "0")])?;
         switch.ip(&format!(
@@ -252,6 +251,20 @@ fn a_reply_that_leaves_by_another_device_says_nothing_about_the_address() -> Res
             );
         }
     }
+    // With the strict check such a route does not work: that is told, until it is over.
+    let host = lab.host(2);
+    let warned = || -> Result<bool> {
+        let warnings = host.status()?["warnings"].to_string();
+        Ok(warnings.contains("rp_filter") && warnings.contains("eth1"))
+    };
+    ensure!(!warned()?, "warned of what is all right");
+    host.netns().sysctl(&[("net.ipv4.conf.eth0.rp_filter", "1"), ("net.ipv4.conf.all.rp_filter", "1")])?;
+    // It is looked at with every change of routes.
+    host.netns().ip("route add 10.66.0.0/16 via 10.88.0.1")?;
+    lab.wait_until("the strict check is told", PATIENCE, warned)?;
+    host.netns().ip("route replace default via 192.0.2.1")?;
+    lab.wait_until("it is over", PATIENCE, || Ok(!warned()?))?;
+
     // What nobody should do is stopped as well: a program that announces the address by another device.
     let host = lab.host(1);
     host.netns().sysctl(&[("net.ipv4.conf.all.arp_announce", "0")])?;
@@ -285,7 +298,9 @@ fn settings_for_all_devices_that_are_in_the_way_go_to_each_device() -> Result<()
     }
     let keys: Vec<(&str, &str)> = ["all", "default", "eth0", "other", "lo"]
         .into_iter()
-        .flat_map(|device| ["arp_filter", "arp_ignore", "proxy_arp", "arp_announce"].map(|name| (device, name)))
+        .flat_map(|device| {
+            ["arp_filter", "arp_ignore", "proxy_arp", "arp_announce"].map(|name| (device, name))
+        })
         .collect();
     let all = |host: &Host| {
         keys.iter().map(|(device, name)| read(host, device, name)).collect::<Result<Vec<u32>>>()

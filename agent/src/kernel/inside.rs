@@ -71,12 +71,7 @@ pub async fn devices(outside: &Outside) -> Result<BTreeSet<u32>> {
 
 /// Keeps the rules to the devices that are inside, from now on.
 /// Tells what of the routes is in the clients' way.
-pub fn follow(
-    outside: Outside,
-    now: BTreeSet<u32>,
-    netfilter: &Netfilter,
-    warnings: Warnings,
-) -> Result<()> {
+pub fn follow(outside: Outside, now: BTreeSet<u32>, netfilter: &Netfilter, warnings: Warnings) -> Result<()> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,

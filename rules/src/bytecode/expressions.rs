@@ -40,10 +40,7 @@ pub(super) fn conntrack(key: i32) -> Bytecode {
 pub(super) fn set_meta(key: i32) -> Bytecode {
     Bytecode {
         name: c"meta",
-        attributes: vec![
-            (sys::NFTNL_EXPR_META_KEY, U32(key as u32)),
-            (sys::NFTNL_EXPR_META_SREG, U32(REG)),
-        ],
+        attributes: vec![(sys::NFTNL_EXPR_META_KEY, U32(key as u32)), (sys::NFTNL_EXPR_META_SREG, U32(REG))],
     }
 }
 

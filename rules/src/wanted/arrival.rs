@@ -92,11 +92,7 @@ impl Plan<'_> {
             "The shared device alone answers, and learns of nobody who claims the address.",
             "by another device",
             vec![
-                Statement::Compare(
-                    Expr::InputName,
-                    Op::Ne,
-                    Value::Name(SHARED_DEVICE.into()),
-                ),
+                Statement::Compare(Expr::InputName, Op::Ne, Value::Name(SHARED_DEVICE.into())),
                 Statement::In(Expr::Field(Field::ArpDaddrIp), vips.clone()),
                 Statement::Counter,
                 drop(),

@@ -355,8 +355,7 @@ mod tests {
         let families: Vec<Family> = rules.tables.iter().map(|t| t.family).collect();
         assert_eq!(families, [Family::Netdev, Family::Inet, Family::Arp]);
         let chains = rules.tables.iter().flat_map(|t| &t.chains);
-        let statements: Vec<&Statement> =
-            chains.flat_map(|c| &c.rules).flat_map(|r| &r.statements).collect();
+        let statements: Vec<&Statement> = chains.flat_map(|c| &c.rules).flat_map(|r| &r.statements).collect();
         let asks = |s: &&Statement| {
             matches!(s, Statement::Known | Statement::Assured | Statement::NoTrack | Statement::NoTcpOpening)
         };
