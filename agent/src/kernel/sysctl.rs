@@ -148,7 +148,7 @@ fn whereabouts() -> (String, String) {
 fn each_device(all: &str) -> Result<Vec<String>> {
     let Some((conf, name)) = all.split_once("/all/") else { return Ok(Vec::new()) };
     let listed = fs::read_dir(Path::new("/proc/sys").join(conf))
-        .map_err(|e| Failure::failed(format_args!("can not list /proc/sys/{conf}: {e}")))?;
+        .map_err(|e| Failure::failed(format_args!("cannot list /proc/sys/{conf}: {e}")))?;
     let devices = listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let devices = devices.filter(|device| device != "all" && device != "default");
     Ok(["default".into()].into_iter().chain(devices).map(|d: String| format!("{conf}/{d}/{name}")).collect())

@@ -48,7 +48,7 @@ impl Plan<'_> {
                         vec![is(Expr::InputDevice, Value::Device(LOOPBACK.into())), accept()],
                     ),
                     rule(
-                        "Questions that the shared device answers. They were judged on their way there.",
+                        "Neighbour solicitations, judged on their way there; and containers on the same macvlan.",
                         "",
                         vec![is(Expr::InputName, Value::Name(SHARED_DEVICE.into())), accept()],
                     ),
@@ -87,22 +87,29 @@ impl Plan<'_> {
         if self.vips4.is_empty() {
             return None;
         }
-        let vips = VIPS4.to_owned();
-        let asked = vec![rule(
-            "The shared device alone answers, and learns of nobody who claims the address.",
-            "by another device",
-            vec![
-                Statement::Compare(Expr::InputName, Op::Ne, Value::Name(SHARED_DEVICE.into())),
-                Statement::In(Expr::Field(Field::ArpDaddrIp), vips.clone()),
-                Statement::Counter,
-                drop(),
-            ],
-        )];
+        let about_vips = || Statement::In(Expr::Field(Field::ArpDaddrIp), VIPS4.into());
+        let asked = vec![
+            rule(
+                "The shared device answers what comes here, under the lease.",
+                "",
+                vec![is(Expr::InputDevice, Value::Device(self.wanted.device.clone())), about_vips(), drop()],
+            ),
+            rule(
+                "Nobody else answers, or learns of those who claim the address.",
+                "by another device",
+                vec![
+                    Statement::Compare(Expr::InputName, Op::Ne, Value::Name(SHARED_DEVICE.into())),
+                    about_vips(),
+                    Statement::Counter,
+                    drop(),
+                ],
+            ),
+        ];
         let said = vec![rule(
             "Guard: a shared address is never announced with another MAC, by no device.",
             "guard: wrong MAC announced",
             vec![
-                Statement::In(Expr::Field(Field::ArpSaddrIp), vips),
+                Statement::In(Expr::Field(Field::ArpSaddrIp), VIPS4.into()),
                 Statement::Compare(
                     Expr::Field(Field::ArpSaddrEther),
                     Op::Ne,
