@@ -60,6 +60,7 @@ const TYPE_ICMP_TYPE: u32 = 14;
 const TYPE_MARK: u32 = 19;
 const TYPE_ICMP6_TYPE: u32 = 29;
 const TYPE_TIME: u32 = 43;
+const TYPE_IFINDEX: u32 = 20;
 /// Several in one key stand in one number, so many bits each.
 const TYPE_BITS: u32 = 6;
 
@@ -133,13 +134,17 @@ impl Statement {
                 code.push(code_of_map);
                 code.push(store(bytes));
             }
+            Self::SetSentToHost => {
+                code.push(immediate(Bytes(vec![PACKET_HOST])));
+                code.push(set_meta(libc::NFT_META_PKTTYPE));
+            }
             Self::SetMark(mark) => {
                 code.push(immediate(Bytes(mark.to_ne_bytes().to_vec())));
-                code.push(set_mark());
+                code.push(set_meta(libc::NFT_META_MARK));
             }
             Self::SetMarkFrom(expr) => {
                 expr.lower(known, code);
-                code.push(set_mark());
+                code.push(set_meta(libc::NFT_META_MARK));
             }
             Self::NoTcpOpening => {
                 known.require(Needs::Protocol(None, IPPROTO_TCP), code);
@@ -265,6 +270,9 @@ impl Expr {
                     ],
                 });
             }
+            Self::InputDevice => code.push(meta(libc::NFT_META_IIF)),
+            Self::InputName => code.push(meta(libc::NFT_META_IIFNAME)),
+            Self::RoutedBack => code.push(routed_back()),
             Self::L4Proto => code.push(meta(libc::NFT_META_L4PROTO)),
             Self::PacketType => code.push(meta(libc::NFT_META_PKTTYPE)),
             Self::Mark => code.push(meta(libc::NFT_META_MARK)),
@@ -292,8 +300,17 @@ pub(crate) const NFT_META_TIME_NS: i32 = 30;
 /// The same, for those that follow.
 const NFT_HASH_JENKINS: u32 = 0;
 const NFT_BITWISE_BOOL: u32 = 0;
+const NFT_FIB_RESULT_OIF: u32 = 1;
+const NFTA_FIB_F_SADDR: u32 = 1 << 0;
+const NFTA_FIB_F_IIF: u32 = 1 << 3;
+const NFTA_FIB_F_PRESENT: u32 = 1 << 5;
 const NFT_EXTHDR_F_PRESENT: u32 = 1;
 const NFT_EXTHDR_OP_IPV6: u32 = 0;
+/// linux/netfilter_arp.h.
+const NF_ARP_IN: u32 = 0;
+const NF_ARP_OUT: u32 = 1;
+/// linux/if_packet.h.
+const PACKET_HOST: u8 = 0;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_TCP: u8 = 6;
 /// linux/tcp.h, the byte with the flags.
@@ -317,11 +334,13 @@ impl Known {
                 code.push(compare(Op::Eq, ARPHRD_ETHER.to_ne_bytes().to_vec()));
             }
             Needs::Ethernet => {}
+            // There is nothing else.
+            Needs::Ethertype(_) if self.family == Family::Arp => {}
             Needs::Ethertype(ethertype) if self.ethertype != Some(ethertype) => {
                 self.ethertype = Some(ethertype);
                 let (key, value) = match self.family {
                     Family::Netdev => (libc::NFT_META_PROTOCOL, ethertype.to_be_bytes().to_vec()),
-                    Family::Inet => (libc::NFT_META_NFPROTO, vec![nfproto(ethertype)]),
+                    _ => (libc::NFT_META_NFPROTO, vec![nfproto(ethertype)]),
                 };
                 code.push(meta(key));
                 code.push(compare(Op::Eq, value));
@@ -393,7 +412,7 @@ impl Base {
 }
 
 impl Value {
-    /// The bytes as they stand in the register that is compared.
+    /// The bytes as they stand in the register.
     fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Mac(mac) => mac.0.to_vec(),
@@ -404,6 +423,13 @@ impl Value {
             Self::Raw(bytes) => bytes.clone(),
             Self::Zero => vec![0; 2],
             Self::Missing => vec![0],
+            Self::Exists => 1u32.to_ne_bytes().to_vec(),
+            // Filled up: names that only begin so are others.
+            Self::Name(name) => {
+                let mut bytes = name.clone().into_bytes();
+                bytes.resize(libc::IFNAMSIZ, 0);
+                bytes
+            }
         }
     }
 }
@@ -415,6 +441,7 @@ impl KeyType {
             Self::Ipv4 => TYPE_IPADDR,
             Self::Ipv6 => TYPE_IP6ADDR,
             Self::Time => TYPE_TIME,
+            Self::Device => TYPE_IFINDEX,
             Self::Mark => TYPE_MARK,
             Self::IcmpType => TYPE_ICMP_TYPE,
             Self::Icmpv6Type => TYPE_ICMP6_TYPE,
@@ -429,7 +456,7 @@ impl KeyType {
     /// Length of a key in bytes.
     pub(crate) fn len(self) -> u32 {
         match self {
-            Self::Ipv4 | Self::Mark | Self::Slice { .. } => 4,
+            Self::Ipv4 | Self::Device | Self::Mark | Self::Slice { .. } => 4,
             Self::Ipv6 => 16,
             Self::IcmpType | Self::Icmpv6Type => 1,
             Self::Raw(field) => field.len,
@@ -469,6 +496,8 @@ impl Hook {
             Place::Egress(_) => 1,
             Place::Prerouting => libc::NF_INET_PRE_ROUTING as u32,
             Place::Output => libc::NF_INET_LOCAL_OUT as u32,
+            Place::ArpInput => NF_ARP_IN,
+            Place::ArpOutput => NF_ARP_OUT,
         }
     }
 
@@ -476,7 +505,7 @@ impl Hook {
     pub(crate) fn device(&self) -> Option<&str> {
         match &self.place {
             Place::Ingress(device) | Place::Egress(device) => Some(device),
-            Place::Prerouting | Place::Output => None,
+            Place::Prerouting | Place::Output | Place::ArpInput | Place::ArpOutput => None,
         }
     }
 }

@@ -16,4 +16,6 @@ mod userdata;
 mod wanted;
 
 pub use model::{MacAddr, Protocol};
-pub use wanted::{ELSEWHERE_MAX, Lease, RELAYED_FOR, Service, Standing, TABLE, Token, Wanted, ruleset};
+pub use wanted::{
+    ELSEWHERE_MAX, Lease, RELAYED_FOR, SHARED_DEVICE, Service, Standing, TABLE, Token, Wanted, ruleset,
+};

@@ -40,6 +40,8 @@ pub enum Family {
     Netdev,
     /// Chains in the path of IPv4 and IPv6 packets.
     Inet,
+    /// Chains in the path of ARP packets.
+    Arp,
 }
 
 /// One table: sets first, then chains, as `nft list` shows them.
@@ -121,6 +123,8 @@ pub enum KeyType {
     Ipv6,
     /// `typeof meta time`: wall-clock time, nanoseconds since 1970.
     Time,
+    /// `type iface_index`
+    Device,
     /// `type mark`
     Mark,
     /// `type icmp_type`
@@ -227,6 +231,8 @@ pub enum Key {
     Ipv6(Ipv6Addr),
     /// Wall-clock time, nanoseconds since 1970, a multiple of 512.
     UnixNs(u64),
+    /// A network device by its index.
+    DeviceIndex(u32),
     /// The number of a slice.
     Slice(u32),
     /// A value of one byte with the name that nft gives it.
@@ -279,6 +285,10 @@ pub enum Place {
     Prerouting,
     /// inet: packets that this host has made.
     Output,
+    /// arp: packets that have come in.
+    ArpInput,
+    /// arp: packets that this host has made.
+    ArpOutput,
 }
 
 /// One rule.
@@ -310,6 +320,8 @@ pub enum Statement {
     SetMac(Field, MacAddr),
     /// `field set expr map @map`: writes what the map has for the value; goes on only if it has something.
     SetMacFrom(Field, Expr, String),
+    /// `meta pkttype set host`: as if the frame had been sent to this host's own address.
+    SetSentToHost,
     /// `meta mark set number`.
     SetMark(u32),
     /// `meta mark set expr`; goes on only if the value can be had.
@@ -368,6 +380,12 @@ pub enum Expr {
         /// Initial value of the hash.
         seed: u32,
     },
+    /// `iif`: the index of the device that the packet came in by.
+    InputDevice,
+    /// `iifname`: the name of that device.
+    InputName,
+    /// `fib saddr . iif oif`: whether the host sends to the packet's source by the device that it came in by.
+    RoutedBack,
     /// `meta l4proto`: the protocol after IPv6's extension headers.
     L4Proto,
     /// `meta pkttype`: to whom the frame was sent.
@@ -438,6 +456,10 @@ pub enum Value {
     Zero,
     /// That a header is not there.
     Missing,
+    /// That it is, or a route.
+    Exists,
+    /// The name of a network device.
+    Name(String),
 }
 
 /// Where a packet goes next.
@@ -461,6 +483,7 @@ impl Family {
         match self {
             Self::Netdev => "netdev",
             Self::Inet => "inet",
+            Self::Arp => "arp",
         }
     }
 }
@@ -491,6 +514,7 @@ impl Key {
             Self::Ipv4(a) => a.to_string(),
             Self::Ipv6(a) => a.to_string(),
             Self::UnixNs(ns) => crate::text::time(*ns),
+            Self::DeviceIndex(index) => index.to_string(),
             Self::Slice(n) => n.to_string(),
             Self::Named(_, name) => (*name).to_owned(),
             Self::Raw(bytes) => crate::text::hex(bytes),

@@ -62,15 +62,20 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
             "the service device must not answer for a shared address with its own MAC: answer only for \
              addresses of the device that was asked",
         ));
-        table.push(combined(
-            V4,
-            device,
-            "arp_announce",
-            2,
-            &[2],
-            "a reply from a shared address must not make the service device ask for its router in the \
-             shared address's name: the router would learn this host's own MAC for it",
-        ));
+        table.push(Sysctl {
+            combined_with: None,
+            // For all devices: replies may leave by any, also by one that comes later.
+            ..combined(
+                V4,
+                "all",
+                "arp_announce",
+                2,
+                &[2],
+                "a reply from a shared address must not make any device ask for its router in the shared \
+                 address's name: the router would learn that device's MAC for it, or, since the rules drop such \
+                 questions, there would be no answer",
+            )
+        });
     }
     // Also without an IPv4 VIP: these keep the device from speaking for the host's own addresses.
     table.push(combined(
@@ -82,6 +87,14 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
         &[1],
         "the shared device sees every broadcast too: it must not answer for the host's own addresses with \
          the shared MAC",
+    ));
+    table.push(combined(
+        V4,
+        shared_device,
+        "arp_filter",
+        0,
+        &[0],
+        "replies leave by the service device, so with the filter the shared device would answer nobody",
     ));
     table.push(combined(
         V4,
@@ -111,8 +124,8 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
             "rp_filter",
             2,
             &[2],
-            "requests come in by the shared device and replies leave by the service device: the strict \
-             check would drop every request; 2 overrides a strict setting for all devices",
+            "questions come in by the shared device, and the routes back are by the service device: after the \
+             strict check no ARP request would be answered; 2 overrides a strict setting for all devices",
         ));
     }
     if !has_v6 {

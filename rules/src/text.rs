@@ -133,6 +133,7 @@ impl KeyType {
             Self::Ipv4 => "type ipv4_addr".into(),
             Self::Ipv6 => "type ipv6_addr".into(),
             Self::Time => "typeof meta time".into(),
+            Self::Device => "type iface_index".into(),
             Self::Mark => "type mark".into(),
             Self::IcmpType => "type icmp_type".into(),
             Self::Icmpv6Type => "type icmpv6_type".into(),
@@ -164,7 +165,8 @@ impl Place {
             Self::Ingress(device) => format!("ingress device \"{device}\""),
             Self::Egress(device) => format!("egress device \"{device}\""),
             Self::Prerouting => "prerouting".into(),
-            Self::Output => "output".into(),
+            Self::Output | Self::ArpOutput => "output".into(),
+            Self::ArpInput => "input".into(),
         }
     }
 }
@@ -205,6 +207,7 @@ impl Statement {
             Self::SetMacFrom(field, key, map) => {
                 format!("{} set {} map @{map}", field.to_nft(), key.to_nft())
             }
+            Self::SetSentToHost => "meta pkttype set host".into(),
             Self::SetMark(mark) => format!("meta mark set {mark:#x}"),
             Self::SetMarkFrom(expr) => format!("meta mark set {}", expr.to_nft()),
             Self::NoTcpOpening => "tcp flags != syn / fin,syn,rst,ack".into(),
@@ -249,6 +252,9 @@ impl Expr {
                 };
                 format!("jhash {of} mod {modulus} seed {seed:#x}")
             }
+            Self::InputDevice => "iif".into(),
+            Self::InputName => "iifname".into(),
+            Self::RoutedBack => "fib saddr . iif oif".into(),
             Self::L4Proto => "meta l4proto".into(),
             Self::PacketType => "meta pkttype".into(),
             Self::Mark => "meta mark".into(),
@@ -307,6 +313,8 @@ impl Value {
             Self::Raw(bytes) => hex(bytes),
             Self::Zero => "0".into(),
             Self::Missing => "missing".into(),
+            Self::Exists => "exists".into(),
+            Self::Name(name) => format!("\"{name}\""),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Rule {
 
 impl KeyType {
     fn is_host_order(self) -> bool {
-        matches!(self, Self::Time | Self::Mark | Self::Slice { .. })
+        matches!(self, Self::Time | Self::Device | Self::Mark | Self::Slice { .. })
     }
 
     /// The byte order of the key, as nft keeps it.

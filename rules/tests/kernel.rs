@@ -62,6 +62,7 @@ proptest! {
                 seed: if keep(4) { former.seed } else { wanted.seed },
                 services: if keep(5) { former.services.clone() } else { wanted.services },
                 elsewhere: if keep(6) { former.elsewhere.clone() } else { wanted.elsewhere },
+                inside: wanted.inside,
                 lease: wanted.lease,
                 ..former.clone()
             };
@@ -99,7 +100,11 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
         prop::collection::vec(vip, 1..5),
         (4u32..=12).prop_map(|power| 1 << power),
         (any::<u64>(), any::<bool>(), 0usize..3),
-        (prop::option::of(lease), prop::collection::btree_set(client, 0..20)),
+        (
+            prop::option::of(lease),
+            prop::collection::btree_set(client, 0..20),
+            prop::collection::btree_set(1u32..50, 0..5),
+        ),
     )
         .prop_map(
             |(
@@ -108,8 +113,9 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 vips,
                 slices,
                 (which, tracked, more),
-                (lease, elsewhere),
+                (lease, elsewhere, inside),
             )| Wanted {
+                inside,
                 device: device.into(),
                 device_mac: device_mac.into(),
                 cluster_mac: cluster_mac.into(),
@@ -202,16 +208,16 @@ fn install_replaces_what_an_earlier_run_left() {
     });
 }
 
-/// A cluster whose connections nobody follows any more, and back: the second table comes and goes.
+/// A cluster without an IPv4 address, and back: the table for ARP comes and goes.
 #[test]
 fn a_table_that_is_not_wanted_any_more_goes() {
     in_namespace(|| {
-        let untracked = Wanted { services: vec![Service::everything("default", false)], ..both() };
+        let without_v4 = wanted(&["2001:db8::53"]);
         let mut netfilter = Netfilter::open().unwrap();
         for (wanted, tables) in [
-            (both(), "table netdev onemac\ntable inet onemac\n"),
-            (untracked, "table netdev onemac\n"),
-            (both(), "table netdev onemac\ntable inet onemac\n"),
+            (both(), "table netdev onemac\ntable inet onemac\ntable arp onemac\n"),
+            (without_v4, "table netdev onemac\ntable inet onemac\n"),
+            (both(), "table netdev onemac\ntable inet onemac\ntable arp onemac\n"),
         ] {
             let before = netfilter.generation().unwrap();
             netfilter.install(&ruleset(&wanted)).unwrap();

@@ -12,6 +12,7 @@
 //! [`dns::Prober`] are the clients, [`Capture`] is the wire tap.
 
 mod agent;
+mod arrivals;
 mod bridge;
 mod capture;
 mod command;
@@ -38,6 +39,7 @@ mod topology;
 mod wait;
 
 pub use agent::binary;
+pub use arrivals::Arrivals;
 pub use bridge::{FdbEntry, FdbWatch, Switch};
 pub use capture::{Capture, Frame};
 pub use command::run;

@@ -13,7 +13,7 @@ pub mod story;
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,7 +95,8 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
     let kept = keeper.found();
     let wanted = wanted(&terms.definition, &terms.host, &terms.secret);
-    let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), warnings).await;
+    let hosts: Vec<IpAddr> = terms.definition.hosts.iter().map(|h| h.gossip.ip()).collect();
+    let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), &hosts, warnings).await;
     let result = match kernel {
         Ok((kernel, found)) => {
             let kernel = Arc::new(kernel);
@@ -216,6 +217,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         seed: secret.hash_seed(),
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
+        inside: Default::default(),
         lease: None,
         longest_lease: definition.timing.lease,
         // A random one when it is installed.

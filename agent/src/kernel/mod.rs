@@ -6,6 +6,7 @@
 
 pub mod conflict;
 pub mod conntrack;
+pub mod inside;
 pub mod link;
 pub mod netfilter;
 pub mod packet;
@@ -44,11 +45,13 @@ impl Kernel {
     /// Makes everything that `wanted` needs. With `take_over`, what the kernel does with slices stays as an
     /// earlier run left it, and as long as its lease lasts; else nothing is accepted yet.
     ///
-    /// On an error whatever was made is removed again.
+    /// `hosts` are the addresses at which the hosts of the cluster are. On an error whatever was made is removed
+    /// again.
     pub async fn bring_up(
         wanted: Wanted,
         run_dir: &Path,
         take_over: bool,
+        hosts: &[IpAddr],
         warnings: Warnings,
     ) -> Result<(Self, Found)> {
         let links = Links::open()?;
@@ -62,6 +65,9 @@ impl Kernel {
         }
 
         let sysctls = sysctl::Changed::load(run_dir)?;
+        let addresses = wanted.vips.iter().chain(hosts).copied().collect();
+        let outside = inside::Outside { service: service.index, name: wanted.device.clone(), addresses };
+        let wanted = Wanted { inside: inside::devices(&outside).await?, ..wanted };
 
         let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, warnings.clone()).await {
             Ok(installed) => installed,
@@ -74,6 +80,7 @@ impl Kernel {
                 return Err(error);
             }
         };
+        inside::follow(outside, wanted.inside.clone(), &netfilter, warnings.clone())?;
         let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service, warnings };
         match kernel.bring_up_device(&wanted).await {
             Ok(()) => Ok((kernel, found)),
@@ -93,7 +100,11 @@ impl Kernel {
             onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
         let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
         let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
-        self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).apply(&service)?;
+        {
+            let mut sysctls = self.sysctls.lock().unwrap_or_else(PoisonError::into_inner);
+            sysctls.make_way(&shared)?;
+            sysctls.apply(&service)?;
+        }
         let (octets, on) = (wanted.cluster_mac.0, (wanted.device.as_str(), self.service.index));
         let index = self.links.shared_device(SHARED_DEVICE, on, octets).await?;
         // The settings of the shared device vanish with it: nothing to remember.

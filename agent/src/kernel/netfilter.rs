@@ -45,6 +45,8 @@ enum Request {
     },
     /// Other addresses and services; what is known of slices stays.
     Rebase { wanted: Box<Wanted>, done: oneshot::Sender<bool> },
+    /// These devices are inside.
+    Inside(BTreeSet<u32>),
     /// Answer when all that was asked before is done.
     Finish { done: oneshot::Sender<()> },
     /// Go on accepting until then.
@@ -99,6 +101,12 @@ impl Netfilter {
             true => Ok(()),
             false => Err(Failure::failed("the kernel refused the rules of the new definition; see above")),
         }
+    }
+
+    /// A way to say which devices are inside, see [`Wanted::inside`]; false when the thread has ended.
+    pub fn insider(&self) -> impl Fn(BTreeSet<u32>) -> bool + Send + use<> {
+        let requests = self.requests.clone();
+        move |devices| requests.send(Request::Inside(devices)).is_ok()
     }
 
     /// Waits until the kernel has done all that it was asked for.
@@ -234,6 +242,11 @@ impl State {
                     let _ = done.send(self.change(services, elsewhere, lease_until));
                 }
                 Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
+                Request::Inside(devices) => {
+                    self.wanted.inside = devices;
+                    // Only what differs is touched.
+                    self.install();
+                }
                 Request::Finish { done } => drop(done.send(())),
                 Request::Renew { lease_until, done } => drop(done.send(self.renew(lease_until))),
                 Request::Look => self.look(),
@@ -250,6 +263,7 @@ impl State {
         }
         wanted.elsewhere = std::mem::take(&mut self.wanted.elsewhere);
         wanted.token = self.wanted.token;
+        wanted.inside = std::mem::take(&mut self.wanted.inside);
         self.wanted = wanted;
         self.install()
     }
@@ -436,6 +450,7 @@ mod tests {
             seed: 1,
             services: service(&[]),
             elsewhere: BTreeSet::new(),
+            inside: Default::default(),
             lease: None,
             longest_lease: Duration::from_secs(60),
             token: Token::default(),

@@ -68,15 +68,44 @@ impl Changed {
     pub fn apply(&mut self, settings: &[Sysctl]) -> Result<()> {
         for setting in settings {
             let Some(own) = unmet(setting)? else { continue };
-            // An earlier run's memory is the older one, and so the right one.
-            match self.former.iter_mut().find(|f| f.path == setting.path) {
-                Some(former) => former.now = setting.value,
-                None => self.former.push(Former { path: setting.path.clone(), was: own, now: setting.value }),
-            }
-            self.save()?;
+            self.remember(&setting.path, own, setting.value)?;
             write_checked(setting)?;
         }
         Ok(())
+    }
+
+    /// Where the setting for all devices is in the way of these: gives each other device, and those to come, what the
+    /// kernel makes of both, and takes the one for all away. For the other devices nothing changes.
+    pub fn make_way(&mut self, settings: &[Sysctl]) -> Result<()> {
+        for setting in settings {
+            let Some(all) = &setting.combined_with else { continue };
+            let value = read(all)?;
+            if setting.is_met(setting.value, Some(value)) {
+                continue;
+            }
+            let dotted = |path: &str| path.replace('/', ".");
+            tracing::info!("{} is {value}: it goes to each device but ours, one by one", dotted(all));
+            for path in each_device(all)? {
+                // A device may go at any moment, and its settings with it.
+                let Ok(own) = read(&path) else { continue };
+                if path != setting.path && own < value {
+                    self.remember(&path, own, value)?;
+                    write(&path, value).or_else(|e| read(&path).map_or(Ok(()), |_| Err(e)))?;
+                }
+            }
+            self.remember(all, value, 0)?;
+            write(all, 0)?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, path: &str, was: u32, now: u32) -> Result<()> {
+        // An earlier run's memory is the older one, and so the right one.
+        match self.former.iter_mut().find(|f| f.path == path) {
+            Some(former) => former.now = now,
+            None => self.former.push(Former { path: path.into(), was, now }),
+        }
+        self.save()
     }
 
     /// Puts back what was changed, except what somebody else has changed since.
@@ -113,6 +142,16 @@ fn whereabouts() -> (String, String) {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into();
     let namespace = fs::read_link("/proc/self/ns/net").unwrap_or_default();
     (boot, namespace.display().to_string())
+}
+
+/// The same setting of every device, that of devices to come first.
+fn each_device(all: &str) -> Result<Vec<String>> {
+    let Some((conf, name)) = all.split_once("/all/") else { return Ok(Vec::new()) };
+    let listed = fs::read_dir(Path::new("/proc/sys").join(conf))
+        .map_err(|e| Failure::failed(format_args!("cannot list /proc/sys/{conf}: {e}")))?;
+    let devices = listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let devices = devices.filter(|device| device != "all" && device != "default");
+    Ok(["default".into()].into_iter().chain(devices).map(|d: String| format!("{conf}/{d}/{name}")).collect())
 }
 
 /// Makes settings that vanish by themselves.
@@ -153,7 +192,8 @@ fn write_checked(setting: &Sysctl) -> Result<()> {
     )))
 }
 
-fn read(path: &str) -> Result<u32> {
+/// The present value of a setting.
+pub(super) fn read(path: &str) -> Result<u32> {
     let full = Path::new("/proc/sys").join(path);
     let text = fs::read_to_string(&full)
         .map_err(|e| Failure::failed(format_args!("can not read {}: {e}", full.display())))?;

@@ -37,17 +37,14 @@ pub(super) fn conntrack(key: i32) -> Bytecode {
     }
 }
 
-pub(super) fn set_mark() -> Bytecode {
+pub(super) fn set_meta(key: i32) -> Bytecode {
     Bytecode {
         name: c"meta",
-        attributes: vec![
-            (sys::NFTNL_EXPR_META_KEY, U32(libc::NFT_META_MARK as u32)),
-            (sys::NFTNL_EXPR_META_SREG, U32(REG)),
-        ],
+        attributes: vec![(sys::NFTNL_EXPR_META_KEY, U32(key as u32)), (sys::NFTNL_EXPR_META_SREG, U32(REG))],
     }
 }
 
-pub(super) fn compare(op: Op, data: Vec<u8>) -> Bytecode {
+pub(super) fn compare(op: Op, bytes: Vec<u8>) -> Bytecode {
     let op = match op {
         Op::Eq => libc::NFT_CMP_EQ,
         Op::Ne => libc::NFT_CMP_NEQ,
@@ -58,7 +55,7 @@ pub(super) fn compare(op: Op, data: Vec<u8>) -> Bytecode {
         attributes: vec![
             (sys::NFTNL_EXPR_CMP_SREG, U32(REG)),
             (sys::NFTNL_EXPR_CMP_OP, U32(op as u32)),
-            (sys::NFTNL_EXPR_CMP_DATA, Bytes(data)),
+            (sys::NFTNL_EXPR_CMP_DATA, Bytes(bytes)),
         ],
     }
 }
@@ -112,6 +109,18 @@ pub(super) fn fragment_header_present() -> Bytecode {
             (sys::NFTNL_EXPR_EXTHDR_LEN, U32(1)),
             (sys::NFTNL_EXPR_EXTHDR_FLAGS, U32(NFT_EXTHDR_F_PRESENT)),
             (sys::NFTNL_EXPR_EXTHDR_OP, U32(NFT_EXTHDR_OP_IPV6)),
+        ],
+    }
+}
+
+/// One if the route to the packet's source leaves by the device that the packet came in by, else zero.
+pub(super) fn routed_back() -> Bytecode {
+    Bytecode {
+        name: c"fib",
+        attributes: vec![
+            (sys::NFTNL_EXPR_FIB_DREG, U32(REG)),
+            (sys::NFTNL_EXPR_FIB_RESULT, U32(NFT_FIB_RESULT_OIF)),
+            (sys::NFTNL_EXPR_FIB_FLAGS, U32(NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT)),
         ],
     }
 }

@@ -266,6 +266,7 @@ fn show_key(kind: KeyType, bytes: &[u8]) -> String {
         KeyType::Ipv6 => bytes.first_chunk::<16>().map(|b| std::net::Ipv6Addr::from(*b).to_string()),
         KeyType::Slice { .. } => number32().map(|n| n.to_string()),
         KeyType::Time => number(bytes).map(crate::text::time),
+        KeyType::Device => number32().map(|n| format!("device with index {n}")),
         KeyType::Mark => number32().map(|n| format!("{n:#x}")),
         KeyType::IcmpType | KeyType::Icmpv6Type => bytes.first().map(u8::to_string),
         KeyType::Ipv4Port | KeyType::Ipv6Port => {

@@ -191,12 +191,13 @@ pub(crate) fn refused(object: Object, what: String, errno: Errno) -> Error {
         (Object::InetChain, _) if not_there => Error::Unsupported {
             what,
             errno,
-            needs: "the kernel needs nf_tables for IPv4 and IPv6 (CONFIG_NF_TABLES_INET)",
+            needs: "the kernel needs nf_tables for IPv4, IPv6 and ARP (CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_ARP)",
         },
         (Object::InetRules, Errno::EOPNOTSUPP | Errno::ENOENT) => Error::Unsupported {
             what,
             errno,
-            needs: "to follow TCP connections the kernel needs conntrack (CONFIG_NF_CONNTRACK, CONFIG_NFT_CT)",
+            needs: "the kernel needs route look-ups (CONFIG_NFT_FIB_INET) and, to follow TCP connections, conntrack \
+                    (CONFIG_NF_CONNTRACK, CONFIG_NFT_CT)",
         },
         (_, Errno::EBUSY) => Error::Rejected {
             what,

@@ -44,8 +44,11 @@ use crate::{
 };
 
 /// The tables that onemac may ever have made: what [`Netfilter::remove`] removes.
-const OWN_TABLES: &[Home<'static>] =
-    &[Home { family: Family::Netdev, table: TABLE }, Home { family: Family::Inet, table: TABLE }];
+const OWN_TABLES: &[Home<'static>] = &[
+    Home { family: Family::Netdev, table: TABLE },
+    Home { family: Family::Inet, table: TABLE },
+    Home { family: Family::Arp, table: TABLE },
+];
 
 /// Where slices and lease are.
 const SERVICE: Home<'static> = OWN_TABLES[0];

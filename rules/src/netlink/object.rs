@@ -89,6 +89,7 @@ impl Home<'_> {
         match self.family {
             Family::Netdev => nftnl::ProtoFamily::NetDev as u16,
             Family::Inet => nftnl::ProtoFamily::Inet as u16,
+            Family::Arp => nftnl::ProtoFamily::Arp as u16,
         }
     }
 }

@@ -140,7 +140,7 @@ impl Transaction {
             kind = match hook.place {
                 Place::Egress(_) => Object::EgressChain,
                 Place::Ingress(_) => Object::Chain,
-                Place::Prerouting | Place::Output => Object::InetChain,
+                _ => Object::InetChain,
             };
         }
         self.message(kind, what, libc::NFT_MSG_NEWCHAIN, home, libc::NLM_F_CREATE, |header| {
@@ -163,7 +163,7 @@ impl Transaction {
             let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
             let kind = match home.family {
                 Family::Netdev => Object::Rules,
-                Family::Inet => Object::InetRules,
+                Family::Inet | Family::Arp => Object::InetRules,
             };
             self.message(kind, what, libc::NFT_MSG_NEWRULE, home, flags, |header| {
                 // SAFETY: as above.
@@ -387,6 +387,7 @@ pub(crate) fn raw_key(key: &Key, kind: KeyType) -> Vec<u8> {
         Key::Ipv4(a) => a.octets().to_vec(),
         Key::Ipv6(a) => a.octets().to_vec(),
         Key::UnixNs(ns) => ns.to_ne_bytes().to_vec(),
+        Key::DeviceIndex(index) => index.to_ne_bytes().to_vec(),
         Key::Slice(n) => n.to_ne_bytes().to_vec(),
         Key::Named(n, _) => vec![*n],
         Key::Raw(bytes) => bytes.clone(),

@@ -112,6 +112,7 @@ mod tests {
             slices: 16,
             seed: 7,
             services: vec![Service::everything("default", tracked)],
+            inside: Default::default(),
             elsewhere: elsewhere.iter().map(|(client, port)| (client.parse().unwrap(), *port)).collect(),
             lease: None::<Lease>,
             longest_lease: std::time::Duration::from_millis(800),

@@ -125,7 +125,7 @@ impl Plan<'_> {
     /// What goes on under the lease, and is dropped without.
     pub(super) fn under_lease(&self, verdict: Verdict) -> Vec<Rule> {
         let (why, comment) = match verdict {
-            Verdict::Accept => (
+            Verdict::Goto(_) => (
                 "Accept under the lease: what is left of the time without its lowest bits is in the set.",
                 "ours, and the lease runs",
             ),

@@ -3,6 +3,7 @@
 //! This is the one place that knows why each rule exists. It is a pure function: the same [`Wanted`] gives
 //! the same [`Ruleset`], and nothing is read from the machine. docs/ruleset.md explains the result.
 
+mod arrival;
 mod egress;
 mod elsewhere;
 pub(crate) mod lease;
@@ -29,6 +30,8 @@ use crate::model::*;
 
 /// Name of the project's tables; every object that onemac makes in nftables is inside a table of this name.
 pub const TABLE: &str = "onemac";
+/// Name of the device that holds the shared addresses.
+pub const SHARED_DEVICE: &str = "onemac0";
 /// Set of the times at which packets are accepted.
 pub const LEASE: &str = "lease";
 /// Chain that accepts while the lease runs.
@@ -38,6 +41,8 @@ pub(crate) const EGRESS: &str = "egress";
 
 /// Chain that goes on while the lease runs, and else drops.
 const FENCE: &str = "fence";
+/// Chain that hands over to the host what was accepted.
+const DELIVERED: &str = "delivered";
 /// Chains for slices in the other standings.
 const SHARED: &str = "shared";
 const HEIR: &str = "heir";
@@ -88,6 +93,9 @@ pub struct Wanted {
     /// transaction. Those of an IP version without a shared address, and all where no service is tracked, are
     /// left out.
     pub elsewhere: BTreeSet<(IpAddr, u16)>,
+    /// Devices, by index, behind which there is nobody but what reaches this host alone, such as its containers: they
+    /// may use the shared addresses without being asked for their slice.
+    pub inside: BTreeSet<u32>,
     /// For how long anything is accepted or relayed; `None` is not at all.
     pub lease: Option<Lease>,
     /// The longest lease that is ever given: for so long the kernel keeps what renews it, and the time of a lease is
@@ -109,9 +117,8 @@ pub fn ruleset(wanted: &Wanted) -> Ruleset {
         sets: plan.sets(),
         chains: plan.chains(),
     }];
-    if plan.tracked {
-        tables.push(plan.tracking());
-    }
+    tables.push(plan.arrival());
+    tables.extend(plan.questions_elsewhere());
     Ruleset { tables }
 }
 
@@ -177,6 +184,10 @@ fn chain(name: &str, comment: &str, why: &str, rules: Vec<Rule>) -> Chain {
     Chain { name: name.into(), hook: None, comment: comment.into(), why: why.into(), rules }
 }
 
+fn hooked(name: &str, hook: Hook, comment: &str, why: &str, rules: Vec<Rule>) -> Chain {
+    Chain { hook: Some(hook), ..chain(name, comment, why, rules) }
+}
+
 fn rule(why: &str, comment: &str, statements: Vec<Statement>) -> Rule {
     let comment = (!comment.is_empty()).then(|| comment.to_owned());
     Rule { why: why.into(), comment, statements }
@@ -212,6 +223,7 @@ mod tests {
             seed: 7,
             services: vec![Service::everything("default", true).owning([1, 2])],
             elsewhere: BTreeSet::new(),
+            inside: BTreeSet::new(),
             lease: None,
             longest_lease: Duration::from_millis(800),
             token: Token::default(),
@@ -283,9 +295,9 @@ mod tests {
         let services = vec![Service::everything("default", false)];
         let rules = ruleset(&Wanted { services, ..wanted() });
         let families: Vec<Family> = rules.tables.iter().map(|t| t.family).collect();
-        assert_eq!(families, [Family::Netdev]);
-        let statements: Vec<&Statement> =
-            rules.tables[0].chains.iter().flat_map(|c| &c.rules).flat_map(|r| &r.statements).collect();
+        assert_eq!(families, [Family::Netdev, Family::Inet, Family::Arp]);
+        let chains = rules.tables.iter().flat_map(|t| &t.chains);
+        let statements: Vec<&Statement> = chains.flat_map(|c| &c.rules).flat_map(|r| &r.statements).collect();
         let asks = |s: &&Statement| {
             matches!(s, Statement::Known | Statement::Assured | Statement::NoTrack | Statement::NoTcpOpening)
         };

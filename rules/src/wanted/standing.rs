@@ -1,9 +1,9 @@
 //! The chains to which the map of slices leads: what becomes of a packet in each standing of its slice.
 
 use super::{
-    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL, HEIR,
-    ICMP_ERRORS, INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING, accept,
-    chain, drop, goto, jump, rule, tracking::MARK,
+    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, DELIVERED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL,
+    HEIR, ICMP_ERRORS, INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING,
+    accept, chain, drop, goto, jump, rule, tracking::MARK,
 };
 use crate::model::*;
 
@@ -31,7 +31,7 @@ impl Plan<'_> {
                 LEASED,
                 "own: accept while the lease runs",
                 "What belongs to this host, if it may still act. Only accepted packets pay for this.",
-                self.under_lease(Verdict::Accept),
+                self.under_lease(Verdict::Goto(DELIVERED.into())),
             ),
             chain(
                 FENCE,
@@ -39,6 +39,7 @@ impl Plan<'_> {
                 "The lease, for all standings but own.",
                 self.under_lease(Verdict::Return),
             ),
+            self.delivered(),
         ];
         if self.tracked {
             chains.extend([self.shared(), self.heir(), self.moving()]);
@@ -46,6 +47,38 @@ impl Plan<'_> {
         chains.extend([self.taking(), self.incoming(), self.relayed(), self.fingerprint()]);
         chains.extend(self.all().map(|service| self.relaying(service)));
         chains
+    }
+
+    /// Delivery is by the service device: firewalls, reverse-path checks and sockets that name it are right about
+    /// where a packet came in, and where its answer leaves. The shared device holds the addresses, and answers
+    /// the questions for them with the shared MAC.
+    fn delivered(&self) -> Chain {
+        let as_own = |protocol| {
+            rule(
+                "Delivered as if it had been sent to this host alone: it comes in by the service device.",
+                "as if sent to this host",
+                vec![
+                    Statement::Compare(Expr::Protocol, Op::Eq, protocol),
+                    Statement::SetMac(Field::EtherDaddr, self.wanted.device_mac),
+                    Statement::SetSentToHost,
+                    accept(),
+                ],
+            )
+        };
+        let mut rules = Vec::new();
+        if !self.vips4.is_empty() {
+            rules.push(as_own(IP));
+        }
+        if !self.vips6.is_empty() {
+            rules.push(rule(
+                "Questions for the address go to the shared device, which has it.",
+                "",
+                vec![Statement::Compare(Expr::Field(Field::Icmpv6Type), Op::Eq, ND_SOLICIT), accept()],
+            ));
+            rules.push(as_own(IP6));
+        }
+        rules.push(rule("ARP, for the shared device too.", "", vec![accept()]));
+        chain(DELIVERED, "accepted: in by the service device", "What has been accepted.", rules)
     }
 
     fn shared(&self) -> Chain {
@@ -59,9 +92,9 @@ impl Plan<'_> {
                     "Known connections only, says conntrack in table inet onemac: a reset would kill one that \
                      lives elsewhere.",
                     "not opening: must be known here",
-                    vec![Statement::NoTcpOpening, Statement::SetMark(MARK), accept()],
+                    vec![Statement::NoTcpOpening, Statement::SetMark(MARK), goto(DELIVERED)],
                 ),
-                rule("Everything else is ours.", "", vec![accept()]),
+                rule("Everything else is ours.", "", vec![goto(DELIVERED)]),
             ],
         )
     }
@@ -106,20 +139,20 @@ impl Plan<'_> {
             rule(
                 "If conntrack knows the connection. Who opens one, even a half-open one again, is the new owner's.",
                 "must be known here",
-                vec![Statement::NoTcpOpening, Statement::SetMark(MARK), accept()],
+                vec![Statement::NoTcpOpening, Statement::SetMark(MARK), goto(DELIVERED)],
             ),
         ];
         if !self.vips4.is_empty() {
             rules.push(later_fragments(
                 "Later fragments have no ports and flags: they share the fate of the first.",
-                accept(),
+                goto(DELIVERED),
             ));
         }
         for error in self.icmp_errors() {
             rules.push(rule(
                 "Errors about such a connection.",
                 "must be about a known one",
-                vec![error, Statement::SetMark(MARK), accept()],
+                vec![error, Statement::SetMark(MARK), goto(DELIVERED)],
             ));
         }
         rules.push(rule("All else is the new owner's.", "", vec![drop()]));
@@ -201,7 +234,6 @@ impl Plan<'_> {
     }
 
     fn relayed(&self) -> Chain {
-        let cluster_mac = self.wanted.cluster_mac;
         chain(
             RELAYED,
             "relayed by another host, with a fingerprint in the mark",
@@ -219,13 +251,9 @@ impl Plan<'_> {
                 ),
                 remember(Statement::Add(CAME_RELAYED.into(), Expr::Mark)),
                 rule(
-                    "With the shared MAC again it comes in by the shared device, as if it had never been away.",
+                    "From here on it is a packet like any other.",
                     "",
-                    vec![
-                        Statement::SetMark(0),
-                        Statement::SetMac(Field::EtherDaddr, cluster_mac),
-                        goto(LEASED),
-                    ],
+                    vec![Statement::SetMark(0), goto(LEASED)],
                 ),
             ],
         )

@@ -1,9 +1,9 @@
-//! The second table, only where TCP connections are followed: what conntrack knows, and what it need not.
+//! Only where TCP connections are followed: what conntrack knows, and what it need not.
 
 use std::collections::BTreeSet;
 
 use super::{
-    IPPROTO_ICMPV6, Plan, Service, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, rule, sets::fixed,
+    IPPROTO_ICMPV6, Plan, Service, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule, sets::fixed,
 };
 use crate::model::*;
 
@@ -18,81 +18,67 @@ const UNTRACKED: &str = "untracked";
 
 /// linux/netfilter_ipv4.h: conntrack itself is at -200, and what it is not to see is told it before.
 const BEHIND_CONNTRACK: i32 = -199;
-const RAW: i32 = -300;
+pub(super) const RAW: i32 = -300;
 
 const TCP: Value = Value::Named(6, "tcp");
 const ICMP: Value = Value::Named(1, "icmp");
 
 impl Plan<'_> {
-    pub(super) fn tracking(&self) -> Table {
-        let mut sets = Vec::new();
-        if !self.vips4.is_empty() {
-            let vips = self.vips4.iter().map(|a| Key::Ipv4(*a)).collect();
-            let why = "The shared IPv4 addresses; sets belong to one table.";
-            sets.push(fixed(VIPS4, KeyType::Ipv4, vips, "shared IPv4 addresses", why));
-        }
-        if !self.vips6.is_empty() {
-            let vips = self.vips6.iter().map(|a| Key::Ipv6(*a)).collect();
-            let why = "The shared IPv6 addresses; sets belong to one table.";
-            sets.push(fixed(VIPS6, KeyType::Ipv6, vips, "shared IPv6 addresses", why));
-        }
+    /// Ports of services whose packets are not tracked.
+    pub(super) fn untracked_set(&self) -> Option<Set> {
         let ports = self.untracked_ports();
-        if !ports.is_empty() {
-            let why = "Ports of services whose packets are not tracked.";
-            sets.push(fixed(UNTRACKED, KeyType::ProtocolPort, ports, "ports that are not tracked", why));
-        }
-        Table {
-            family: Family::Inet,
-            name: TABLE.into(),
-            comment: "onemac: connections that survive when slices move; see docs/ruleset.md".into(),
-            sets,
-            chains: vec![
-                hooked(
-                    "connections",
-                    Hook { place: Place::Prerouting, priority: BEHIND_CONNTRACK },
-                    "what was marked on the way in must be known",
-                    "Just behind conntrack: it has said whether it knows the connection.",
-                    vec![rule(
-                        "Marked by table netdev onemac, for slices on the move only.",
-                        "from a slice on the move",
-                        vec![Statement::Compare(Expr::Mark, Op::Eq, Value::Number(MARK)), goto(KNOWN)],
-                    )],
-                ),
-                chain(
-                    KNOWN,
-                    "only what belongs to a connection here",
-                    "Packets of slices on the move.",
-                    vec![
-                        rule(
-                            "Established, be it by this very packet, or an error about such a connection. One that \
-                             is only half open here may be open elsewhere: a segment that does not fit would be \
-                             answered with a reset. The mark has done its work.",
-                            "lives here",
-                            vec![Statement::Known, Statement::Assured, Statement::SetMark(0), accept()],
-                        ),
-                        rule(
-                            "It may live on another host. What is dropped here leaves no entry in conntrack.",
-                            "lives elsewhere, if anywhere",
-                            vec![Statement::Counter, drop()],
-                        ),
-                    ],
-                ),
-                hooked(
-                    "untracked_in",
-                    Hook { place: Place::Prerouting, priority: RAW },
-                    "what conntrack is not to see",
-                    "Before conntrack: UDP and the like have no connections, and need not pay for tracking.",
-                    self.untracked(Field::IpDaddr, Field::Ip6Daddr, Expr::ProtocolPort),
-                ),
-                hooked(
-                    "untracked_out",
-                    Hook { place: Place::Output, priority: RAW },
-                    "what conntrack is not to see",
-                    "The answers.",
-                    self.untracked(Field::IpSaddr, Field::Ip6Saddr, Expr::ProtocolFromPort),
-                ),
-            ],
-        }
+        let why = "Ports of services whose packets are not tracked.";
+        (!ports.is_empty())
+            .then(|| fixed(UNTRACKED, KeyType::ProtocolPort, ports, "ports that are not tracked", why))
+    }
+
+    pub(super) fn tracking(&self) -> [Chain; 4] {
+        [
+            hooked(
+                "connections",
+                Hook { place: Place::Prerouting, priority: BEHIND_CONNTRACK },
+                "what was marked on the way in must be known",
+                "Just behind conntrack: it has said whether it knows the connection.",
+                vec![rule(
+                    "Marked by table netdev onemac, for slices on the move only.",
+                    "from a slice on the move",
+                    vec![Statement::Compare(Expr::Mark, Op::Eq, Value::Number(MARK)), goto(KNOWN)],
+                )],
+            ),
+            chain(
+                KNOWN,
+                "only what belongs to a connection here",
+                "Packets of slices on the move.",
+                vec![
+                    rule(
+                        "Established, be it by this very packet, or an error about such a connection. One that \
+                         is only half open here may be open elsewhere: a segment that does not fit would be \
+                         answered with a reset. The mark has done its work.",
+                        "lives here",
+                        vec![Statement::Known, Statement::Assured, Statement::SetMark(0), accept()],
+                    ),
+                    rule(
+                        "It may live on another host. What is dropped here leaves no entry in conntrack.",
+                        "lives elsewhere, if anywhere",
+                        vec![Statement::Counter, drop()],
+                    ),
+                ],
+            ),
+            hooked(
+                "untracked_in",
+                Hook { place: Place::Prerouting, priority: RAW },
+                "what conntrack is not to see",
+                "Before conntrack: UDP and the like have no connections, and need not pay for tracking.",
+                self.untracked(Field::IpDaddr, Field::Ip6Daddr, Expr::ProtocolPort),
+            ),
+            hooked(
+                "untracked_out",
+                Hook { place: Place::Output, priority: RAW },
+                "what conntrack is not to see",
+                "The answers.",
+                self.untracked(Field::IpSaddr, Field::Ip6Saddr, Expr::ProtocolFromPort),
+            ),
+        ]
     }
 
     /// Whether conntrack sees the datagrams of a service. Then it sees all but those of the others' ports: an answer
@@ -149,8 +135,4 @@ impl Plan<'_> {
         }
         rules
     }
-}
-
-fn hooked(name: &str, hook: Hook, comment: &str, why: &str, rules: Vec<Rule>) -> Chain {
-    Chain { hook: Some(hook), ..chain(name, comment, why, rules) }
 }

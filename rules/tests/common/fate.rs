@@ -37,7 +37,7 @@ pub struct Host {
     wire: Wire,
     pub netfilter: Netfilter,
     pub wanted: Wanted,
-    /// Whether the last packet came in by another device than the shared one.
+    /// Whether the last packet came in by another device than the service device.
     pub astray: bool,
 }
 
@@ -73,7 +73,7 @@ impl Host {
                 "table inet observer {{\nchain behind {{\ntype filter hook prerouting priority -150;\n\
                  ether saddr {probe} meta mark 0 counter comment \"in\"\n\
                  ether saddr {probe} meta mark != 0 counter comment \"marked\"\n\
-                 ether saddr {probe} iifname != onemac0 counter comment \"astray\"\n}}\n}}\n\
+                 ether saddr {probe} iifname != {DEVICE} counter comment \"astray\"\n}}\n}}\n\
                  table netdev observer {{\nchain relayed {{\ntype filter hook ingress device \"far\" priority 99;\n\
                  ether saddr {own} ether daddr {PEER} counter comment \"relayed\"\n\
                  ether saddr {probe} counter comment \"unmasked\"\n}}\n}}\n"

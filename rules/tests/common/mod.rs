@@ -107,6 +107,7 @@ pub fn wanted(vips: &[&str]) -> Wanted {
         seed: 0x5eed_0dec,
         services: vec![everything().owning((0..64).step_by(3))],
         elsewhere: BTreeSet::new(),
+        inside: Default::default(),
         lease: Some(lease()),
         longest_lease: LONGEST,
         token: token(),

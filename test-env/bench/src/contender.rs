@@ -194,6 +194,7 @@ fn of_services(services: Vec<Service>) -> String {
         seed: 0x5eed_0dec,
         services,
         elsewhere: Default::default(),
+        inside: Default::default(),
         // Each turn begins with a fresh one.
         lease: Some(Lease {
             timeout: LEASE,
