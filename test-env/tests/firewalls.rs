@@ -119,15 +119,10 @@ const RPFILTER: &str = "*raw
 COMMIT
 ";
 
-fn restore(netns: &Netns, program: &str, text: &str) -> Result<()> {
-    let file = tempfile(netns, program, text)?;
-    netns.run(program, &["--noflush", &file]).map(drop)
-}
-
-fn tempfile(netns: &Netns, program: &str, text: &str) -> Result<String> {
-    let path = std::env::temp_dir().join(format!("{}-{program}", netns.name()));
-    std::fs::write(&path, text)?;
-    Ok(path.display().to_string())
+fn restore(host: &Host, program: &str, text: &str) -> Result<()> {
+    let file = host.dir().join(program);
+    std::fs::write(&file, text)?;
+    host.netns().run(program, &["--noflush", &file.display().to_string()]).map(drop)
 }
 
 fn ensure_all_served(lab: &Lab, when: &str, hosts: usize) -> Result<()> {
@@ -177,9 +172,9 @@ fn behind_firewalld() -> Result<()> {
 #[test]
 fn behind_ufw_and_the_rpfilter_match() -> Result<()> {
     ensure_works_behind(|host| {
-        restore(host.netns(), "iptables-restore", UFW4)?;
-        restore(host.netns(), "ip6tables-restore", UFW6)?;
-        restore(host.netns(), "iptables-restore", RPFILTER)
+        restore(host, "iptables-restore", UFW4)?;
+        restore(host, "ip6tables-restore", UFW6)?;
+        restore(host, "iptables-restore", RPFILTER)
     })
 }
 
@@ -209,7 +204,7 @@ fn publish(lab: &Lab, host: &Host) -> Result<Server> {
     )?;
     host.netns().sysctl(&[("net.ipv4.ip_forward", "1")])?;
     restore(
-        host.netns(),
+        host,
         "iptables-restore",
         "*nat
 :DOCKER - [0:0]
