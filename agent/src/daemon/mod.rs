@@ -34,7 +34,7 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
-use crate::kernel::{Found, Kernel};
+use crate::kernel::{Footing, Found, Kernel};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 use crate::warnings::Warnings;
@@ -140,11 +140,11 @@ async fn serve(
     let interval = definition.timing.heartbeat;
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
-    let (index, mac) = kernel.service_device();
+    let footing = kernel.footing().await;
+    let Footing { up, index, mac, .. } = footing;
     let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
-    let (up, carrier) = kernel.carrier()?;
 
     let start = Start {
         with: onemac_core::node::Start {
@@ -165,7 +165,8 @@ async fn serve(
     doors.recorder.note(&Entry::Start(Box::new(start)));
     notify(&[NotifyState::Ready]);
     let Doors { wire, incoming, questions, signals, recorder } = doors;
-    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, carrier, questions, signals };
+    let footing = kernel.guard(footing);
+    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, footing, questions, signals };
     let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder);
     if !up {
         driver.feed(Input::Link { up }).await;

@@ -5,6 +5,8 @@
 //! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses.
 
 pub mod conflict;
+mod gate;
+mod ground;
 pub mod link;
 pub mod netfilter;
 pub mod packet;
@@ -16,9 +18,11 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use onemac_rules::Wanted;
-use tokio::sync::mpsc;
 
-use self::link::{Links, ServiceDevice};
+use self::gate::Gate;
+pub use self::ground::Footing;
+use self::ground::Ground;
+use self::link::Links;
 use self::netfilter::Netfilter;
 pub use self::standings::Found;
 pub(crate) use self::standings::services;
@@ -34,7 +38,8 @@ pub struct Kernel {
     /// The rules and their thread.
     pub netfilter: Netfilter,
     sysctls: Mutex<sysctl::Changed>,
-    service: ServiceDevice,
+    gate: Gate,
+    ground: tokio::sync::Mutex<Ground>,
     /// Where to say what is wrong with this machine.
     pub warnings: Warnings,
 }
@@ -62,20 +67,30 @@ impl Kernel {
 
         let sysctls = sysctl::Changed::load(run_dir)?;
 
-        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over).await {
+        // The rules name the shared device, so it is there before them, and down.
+        let (shared, new) = links.shared_device(SHARED_DEVICE, &service, wanted.cluster_mac.0).await?;
+        let gate = Gate::default();
+        gate.stand_on(shared.index);
+        let part = netfilter::Shared::new(gate.clone(), warnings.clone());
+        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, part).await {
             Ok(installed) => installed,
             Err(error) => {
                 // What was installed and did not read back as wanted goes again, unless an earlier run's
-                // device stands under it and needs the mask.
-                if !links.exists(SHARED_DEVICE).await.unwrap_or(true) {
+                // device stands under it and needs the mask: that is taken down.
+                if new {
+                    let _ = links.remove(SHARED_DEVICE).await;
                     let _ = netfilter::remove_left_over().await;
+                } else if let Err(error) = gate.close() {
+                    tracing::error!("cannot take {SHARED_DEVICE} down: {error}");
                 }
                 return Err(error);
             }
         };
-        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service, warnings };
-        match kernel.bring_up_device(&wanted).await {
-            Ok(()) => Ok((kernel, found)),
+        let ground = tokio::sync::Mutex::new(Ground::new(wanted, service));
+        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, warnings };
+        let made = kernel.ensure(&mut *kernel.ground.lock().await).await;
+        match made {
+            Ok(_) => Ok((kernel, found)),
             Err(error) => {
                 for undone in kernel.tear_down().await {
                     tracing::error!("while cleaning up: {undone}");
@@ -85,46 +100,30 @@ impl Kernel {
         }
     }
 
-    async fn bring_up_device(&self, wanted: &Wanted) -> Result<()> {
-        let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
-        let tracked = wanted.services.iter().any(|service| service.tracked);
-        let settings =
-            onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
-        let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
-        let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
-        self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).apply(&service)?;
-        let (octets, on) = (wanted.cluster_mac.0, (wanted.device.as_str(), self.service.index));
-        let index = self.links.shared_device(SHARED_DEVICE, on, octets).await?;
-        // The settings of the shared device vanish with it: nothing to remember.
-        sysctl::apply_unremembered(&shared)?;
-        self.links.set_up(SHARED_DEVICE, index).await?;
-        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await
-    }
-
-    /// The service device: its index and its own MAC address.
-    pub fn service_device(&self) -> (u32, [u8; 6]) {
-        (self.service.index, self.service.mac.0)
-    }
-
-    /// Whether the service device had a carrier, and its later changes.
-    pub fn carrier(&self) -> Result<(bool, mpsc::UnboundedReceiver<bool>)> {
-        Ok((self.service.carrier, link::watch_carrier(self.service.index)?))
-    }
-
     /// Other shared addresses and other services, while everything goes on. An address is covered by the
     /// rules for as long as the device has it.
     pub async fn change(&self, before: &[IpAddr], wanted: Wanted) -> Result<()> {
-        let wanted = Wanted { device_mac: self.service.mac, ..wanted };
-        let index = self.links.index(SHARED_DEVICE).await?;
+        let mut ground = self.ground.lock().await;
+        ground.named = wanted.device.clone();
+        let Wanted { device, device_mac, .. } = &ground.wanted;
+        let wanted = Wanted { device: device.clone(), device_mac: *device_mac, ..wanted };
         let mut both = wanted.clone();
         both.vips.extend(before);
+        // Whatever fails is tried again: by these rules, until all is as wanted.
+        ground.wanted = wanted.clone();
+        let based = ground.based.take();
         self.netfilter.rebase(both).await?;
-        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await?;
-        self.netfilter.rebase(wanted).await
+        ground.based = based;
+        self.ensure(&mut ground).await?;
+        let based = ground.based.take();
+        self.netfilter.rebase(wanted).await?;
+        ground.based = based;
+        Ok(())
     }
 
     /// Removes everything, the device before the rules; says what could not be removed.
     pub async fn tear_down(&self) -> Vec<Failure> {
+        self.ground.lock().await.ended = true;
         let device = self.links.remove(SHARED_DEVICE).await.map(drop);
         // While the device stands, the rules that mask it must stand too.
         let rules = match &device {

@@ -64,8 +64,9 @@ impl Changed {
         self.former.iter().map(|f| f.path.clone()).collect()
     }
 
-    /// Makes the settings as wanted, remembering what they were before it changes them.
-    pub fn apply(&mut self, settings: &[Sysctl]) -> Result<()> {
+    /// Makes the settings as wanted, remembering what they were before it changes them; says which it changed.
+    pub fn apply(&mut self, settings: &[Sysctl]) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
         for setting in settings {
             let Some(own) = unmet(setting)? else { continue };
             // An earlier run's memory is the older one, and so the right one.
@@ -75,8 +76,20 @@ impl Changed {
             }
             self.save()?;
             write_checked(setting)?;
+            changed.push(was(setting, own));
         }
-        Ok(())
+        Ok(changed)
+    }
+
+    /// The device has another name, and so have its settings.
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (format!("/conf/{from}/"), format!("/conf/{to}/"));
+        let moved: Vec<&mut Former> = self.former.iter_mut().filter(|f| f.path.contains(&from)).collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        moved.into_iter().for_each(|former| former.path = former.path.replace(&from, &to));
+        self.save()
     }
 
     /// Puts back what was changed, except what somebody else has changed since.
@@ -115,14 +128,21 @@ fn whereabouts() -> (String, String) {
     (boot, namespace.display().to_string())
 }
 
-/// Makes settings that vanish by themselves.
-pub fn apply_unremembered(settings: &[Sysctl]) -> Result<()> {
+/// Makes settings that vanish by themselves; says which it changed.
+pub fn apply_unremembered(settings: &[Sysctl]) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
     for setting in settings {
-        if unmet(setting)?.is_some() {
+        if let Some(own) = unmet(setting)? {
             write_checked(setting)?;
+            changed.push(was(setting, own));
         }
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// What a setting was, in words.
+fn was(setting: &Sysctl, own: u32) -> String {
+    format!("{} was {own}", setting.path.replace('/', "."))
 }
 
 /// The present value, if the kernel does not act as wanted.
