@@ -34,7 +34,7 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
-use crate::kernel::{Footing, Found, Kernel};
+use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 use crate::warnings::Warnings;
@@ -208,6 +208,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         device: host.interface.clone(),
         // Read from the device when it is looked up.
         device_mac: onemac_rules::MacAddr([0; 6]),
+        shared: Some(SHARED_DEVICE.into()),
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,

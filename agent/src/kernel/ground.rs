@@ -88,15 +88,16 @@ impl Kernel {
             return Err(Failure::failed(format_args!("the rules do not stand: {why}")));
         }
         ground.service = service;
+        let (index, mtu) = (shared.index, ground.service.mtu);
+        if !shared.arp || shared.mtu != mtu {
+            repairs.push(format!("{SHARED_DEVICE} had MTU {} and ARP {}", shared.mtu, on_or_off(shared.arp)));
+            // First of all: where packets of IPv6 have no room, the device has no settings of IPv6 either.
+            self.links.fit(SHARED_DEVICE, index, mtu).await?;
+        }
         let (of_shared, of_service) = settings(&ground.wanted);
         repairs.extend(self.sysctls.lock().unwrap_or_else(PoisonError::into_inner).apply(&of_service)?);
         // The settings of the shared device vanish with it: nothing to remember.
         repairs.extend(sysctl::apply_unremembered(&of_shared)?);
-        let (index, mtu) = (shared.index, ground.service.mtu);
-        if !shared.arp || shared.mtu != mtu {
-            repairs.push(format!("{SHARED_DEVICE} had MTU {} and ARP {}", shared.mtu, on_or_off(shared.arp)));
-            self.links.fit(SHARED_DEVICE, index, mtu).await?;
-        }
         if !shared.up {
             repairs.push(format!("{SHARED_DEVICE} was down"));
             self.netfilter.open().await?;
@@ -126,7 +127,10 @@ impl Kernel {
             self.warnings.raise(
                 "service-device",
                 format!("the service device {} is now called {}", ground.named, device.name),
-                format!("write `interface: {}` for this host in the definition, or rename it back", device.name),
+                format!(
+                    "write `interface: {}` for this host in the definition, or rename it back",
+                    device.name
+                ),
             );
         }
         device.service()
@@ -278,7 +282,8 @@ async fn news(events: &mut Option<Events>, of: &[u32], named: &[&str]) -> bool {
 fn settings(wanted: &Wanted) -> (Vec<Sysctl>, Vec<Sysctl>) {
     let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
     let tracked = wanted.services.iter().any(|service| service.tracked);
-    let settings = onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
+    let settings =
+        onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
     let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
     settings.into_iter().partition(|s| of_shared(&s.path))
 }
@@ -306,7 +311,8 @@ impl Fight {
         let rules = rules.saturating_sub(std::mem::replace(&mut self.rules, rules));
         let count = usize::from(repaired) + usize::try_from(rules).unwrap_or(many).min(many);
         self.repairs.extend(std::iter::repeat_n(now, count));
-        while self.repairs.len() > many || self.repairs.front().is_some_and(|&at| now.duration_since(at) >= span)
+        while self.repairs.len() > many
+            || self.repairs.front().is_some_and(|&at| now.duration_since(at) >= span)
         {
             self.repairs.pop_front();
         }

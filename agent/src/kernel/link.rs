@@ -56,9 +56,9 @@ impl Device {
         }
         match mac {
             Some(mac) => Ok(ServiceDevice { index, name, mac, carrier, mtu }),
-            None => {
-                Err(Failure::failed(format_args!("the device {name} has no MAC address: it can not share one")))
-            }
+            None => Err(Failure::failed(format_args!(
+                "the device {name} has no MAC address: it can not share one"
+            ))),
         }
     }
 }
@@ -111,7 +111,8 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, of: &[u32], named: &[
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
         ) => {
-            of.contains(&link.header.index) || name_of(link).is_some_and(|name| named.contains(&name.as_str()))
+            of.contains(&link.header.index)
+                || name_of(link).is_some_and(|name| named.contains(&name.as_str()))
         }
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
@@ -185,15 +186,22 @@ impl Links {
 
     /// Makes the shared device on top of the service device, or takes the one that stands there. It is down
     /// when new. The second value says whether it is new.
-    pub async fn shared_device(&self, name: &str, on: &ServiceDevice, mac: [u8; 6]) -> Result<(Device, bool)> {
+    pub async fn shared_device(
+        &self,
+        name: &str,
+        on: &ServiceDevice,
+        mac: [u8; 6],
+    ) -> Result<(Device, bool)> {
         if let Some(found) = self.by_name(name).await? {
             if found.macvlan_on == Some(on.index) && found.mac == Some(MacAddr(mac)) {
                 return Ok((found, false));
             }
             self.remove(name).await?;
         }
-        let message =
-            LinkMacVlan::new(name, on.index, MacVlanMode::Bridge).address(mac.to_vec()).alias("onemac").build();
+        let message = LinkMacVlan::new(name, on.index, MacVlanMode::Bridge)
+            .address(mac.to_vec())
+            .alias("onemac")
+            .build();
         let service = &on.name;
         self.handle.link().add(message).execute().await.map_err(|e| {
             let advice = format!(
@@ -230,7 +238,11 @@ impl Links {
                 // Somebody else was faster.
                 Err(error) if errno(&error) == Errno::EADDRNOTAVAIL => {}
                 other => other.map_err(|e| {
-                    netlink_failure(&format!("remove {address} from {name}"), &e, "remove it with ip addr del")
+                    netlink_failure(
+                        &format!("remove {address} from {name}"),
+                        &e,
+                        "remove it with ip addr del",
+                    )
                 })?,
             }
             changed.push(format!("{address} was on {name} and should not be"));
@@ -385,9 +397,7 @@ fn errno(error: &rtnetlink::Error) -> Errno {
 
 fn netlink_failure(what: &str, error: &rtnetlink::Error, advice: &str) -> Failure {
     let advice = match errno(error) {
-        Errno::EPERM | Errno::EACCES => {
-            "this needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
-        }
+        Errno::EPERM | Errno::EACCES => "this needs root, or CAP_NET_ADMIN and CAP_NET_RAW",
         _ => advice,
     };
     Failure::failed(format_args!("can not {what}: {error}; {advice}"))

@@ -384,7 +384,9 @@ impl State {
         if let Some(why) = &refused {
             let gate = self.shared.gate.close();
             if let Err(error) = gate {
-                tracing::error!("cannot take the shared device down although its rules do not stand: {error}");
+                tracing::error!(
+                    "cannot take the shared device down although its rules do not stand: {error}"
+                );
             }
             self.shared.warnings.raise(
                 "rules",
@@ -406,7 +408,9 @@ impl State {
         self.look();
         match &self.refused {
             Some(why) => Err(why.clone()),
-            None => self.shared.gate.open().map_err(|error| format!("cannot bring the shared device up: {error}")),
+            None => {
+                self.shared.gate.open().map_err(|error| format!("cannot bring the shared device up: {error}"))
+            }
         }
     }
 
@@ -464,6 +468,7 @@ mod tests {
         let wanted = Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            shared: None,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,
