@@ -126,7 +126,9 @@ fn what_others_do_to_the_shared_device_is_put_right_at_once() -> Result<()> {
         "ip link set onemac0 mtu 1300",
         "ip link set onemac0 arp off",
         "ip link set eth0 mtu 1400; ip link set eth0 mtu 1500",
-        "cd /proc/sys/net/ipv4/conf/onemac0; echo 1 > rp_filter; echo 0 > arp_ignore; echo 1 > forwarding",
+        // The larger one of both counts.
+        "cd /proc/sys/net/ipv4/conf; echo 1 > all/rp_filter; cd onemac0; echo 1 > rp_filter; \
+         echo 0 > arp_ignore; echo 1 > forwarding",
         "cd /proc/sys/net/ipv4/conf/eth0; echo 0 > arp_ignore; echo 0 > arp_announce",
         "cd /proc/sys/net/ipv6/conf/onemac0; echo 1 > disable_ipv6; echo 0 > disable_ipv6; echo 1 > accept_ra",
         "cd /proc/sys/net/ipv6/conf/onemac0; echo 1 > disable_ipv6; echo 0 > addr_gen_mode",
@@ -275,6 +277,9 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
             Ok(tells(host, &format!("is now called {to}"))? == (to != "eth0"))
         })?;
     }
+    let before = chatter.sent.load(Ordering::Relaxed);
+    scene.wait("frames go on", || Ok(chatter.sent.load(Ordering::Relaxed) > before + 20))?;
+    drop(chatter);
     let flushed = Instant::now();
     host.netns().run("nft", &["flush", "ruleset"])?;
     scene.wait("the rules are back", || {
@@ -282,11 +287,15 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
     })?;
     spans.push((flushed, Instant::now()));
     scene.served("after the rules were flushed", &[1, 2, 3])?;
-    let before = chatter.sent.load(Ordering::Relaxed);
-    scene.wait("frames go on", || Ok(chatter.sent.load(Ordering::Relaxed) > before + 20))?;
     let reload = host.onemac(&["reload"])?;
     ensure!(reload.code == 0, "{reload:?}");
     ensure!(incarnation(host)? == life, "another life has begun:\n{}", host.agent_log(30));
+    // So does an agent that is started anew.
+    host.kill_agent();
+    host.start_agent()?;
+    scene.lab.wait_settled()?;
+    scene.served("after the agent was killed", &[1, 2, 3])?;
+    ensure!(tells(host, "is now called lan0")?, "{}", host.status()?["warnings"]);
     // The definition follows, on all hosts.
     let mut definition = scene.lab.definition().clone();
     definition.hosts[1].interface = "lan0".to_owned();
@@ -298,7 +307,6 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
     scene.lab.wait_settled()?;
     scene.wait("the status has nothing to tell", || Ok(!tells(host, "is now called")?))?;
     scene.served("with the new definition", &[1, 2, 3])?;
-    drop(chatter);
     ensure!(host.stop_agent()?.success(), "{}", host.agent_log(20));
     let announce = host.netns().run("cat", &["/proc/sys/net/ipv4/conf/lan0/arp_announce"])?;
     ensure!(announce.trim() == "0", "the settings of the renamed device were not put back");
@@ -350,6 +358,7 @@ fn a_service_device_may_change_its_address_and_its_largest_packet() -> Result<()
     scene.served("with another MAC address", &[1, 2, 3])?;
     ensure!(incarnation(host)? == life, "another life has begun:\n{}", host.agent_log(30));
     // Planned moves are relayed to that address: what the old owner still gets arrives.
+    let others = Clients::start(scene.lab.clients(), LOAD)?;
     for order in ["drain", "resume"] {
         let done = scene.lab.host(1).onemac(&[order])?;
         ensure!(done.code == 0, "{done:?}");
@@ -357,6 +366,9 @@ fn a_service_device_may_change_its_address_and_its_largest_packet() -> Result<()
         let by: &[u8] = if order == "drain" { &[2, 3] } else { &[1, 2, 3] };
         scene.served(order, by)?;
     }
+    let tally = others.stop()?;
+    tally.ensure_never_twice("in planned moves")?;
+    ensure!(tally.lost() == 0, "{} of {} numbers lost in planned moves", tally.lost(), tally.sent());
     let mtu = |wanted: &str| {
         scene.wait(&format!("onemac0 has MTU {wanted}"), || {
             let link = host.netns().run("ip", &["link", "show", "dev", "onemac0"])?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use onemac_core::node::{Action, Change, Input, Node, Recipients};
+use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
 use sd_notify::NotifyState;
@@ -79,6 +79,8 @@ pub struct Driver {
     /// Whether systemd listens.
     systemd: bool,
     told: Option<String>,
+    /// The last thing told was that the kernel refuses.
+    refused: bool,
     /// The lease was renewed just now.
     renewed: bool,
     stop: bool,
@@ -112,6 +114,7 @@ impl Driver {
             born: clock::now(),
             systemd: std::env::var_os("NOTIFY_SOCKET").is_some(),
             told: None,
+            refused: false,
             renewed: false,
             stop: false,
         }
@@ -230,10 +233,16 @@ impl Driver {
                     }
                 }
                 Action::Changed(_) => self.change_definition().await,
-                Action::Note(event) => match story::tell(&event) {
-                    (story::Volume::Info, text) => tracing::info!("{text}"),
-                    (story::Volume::Warn, text) => tracing::warn!("{text}"),
-                },
+                Action::Note(event) => {
+                    // A kernel that goes on refusing is asked ten times a second.
+                    let refused = event == Event::KernelRefused;
+                    match story::tell(&event) {
+                        _ if refused && self.refused => {}
+                        (story::Volume::Info, text) => tracing::info!("{text}"),
+                        (story::Volume::Warn, text) => tracing::warn!("{text}"),
+                    }
+                    self.refused = refused;
+                }
                 Action::Stop => self.stop = true,
             }
         }

@@ -58,8 +58,7 @@ pub struct Footing {
 }
 
 impl Ground {
-    pub fn new(wanted: Wanted, service: ServiceDevice) -> Self {
-        let named = wanted.device.clone();
+    pub fn new(wanted: Wanted, named: String, service: ServiceDevice) -> Self {
         Ground { wanted, named, service, based: None, ended: false, fight: Fight::default() }
     }
 

@@ -160,6 +160,14 @@ impl Links {
         Ok(self.find(name).await?.as_ref().map(device))
     }
 
+    /// The device below a macvlan of this name.
+    pub async fn below(&self, name: &str) -> Result<Option<Device>> {
+        match self.by_name(name).await?.and_then(|device| device.macvlan_on) {
+            Some(lower) => self.by_index(lower).await,
+            None => Ok(None),
+        }
+    }
+
     /// Refuses shared addresses that another device of this host holds.
     pub async fn refuse_foreign_holders(&self, vips: &[IpAddr]) -> Result<()> {
         let ours = self.find(SHARED_DEVICE).await?.map(|l| l.header.index);

@@ -56,8 +56,14 @@ impl Kernel {
         warnings: Warnings,
     ) -> Result<(Self, Found)> {
         let links = Links::open()?;
-        let service = links.service_device(&wanted.device).await?;
-        let wanted = Wanted { device_mac: service.mac, ..wanted };
+        let named = wanted.device.clone();
+        let service = links.service_device(&named).await;
+        // Renamed while an earlier run served: it is still the one that the shared device stands on.
+        let service = match (service, links.below(SHARED_DEVICE).await?) {
+            (Err(_), Some(device)) => device.service(),
+            (service, _) => service,
+        }?;
+        let wanted = Wanted { device: service.name.clone(), device_mac: service.mac, ..wanted };
         links.refuse_foreign_device(SHARED_DEVICE).await?;
         links.refuse_foreign_holders(&wanted.vips).await?;
         // Whoever holds the addresses already was asked before it did.
@@ -86,7 +92,7 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let ground = tokio::sync::Mutex::new(Ground::new(wanted, service));
+        let ground = tokio::sync::Mutex::new(Ground::new(wanted, named, service));
         let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, warnings };
         let made = kernel.ensure(&mut *kernel.ground.lock().await).await;
         match made {
