@@ -2,7 +2,8 @@
 //!
 //! The order is what keeps the switch ignorant of the cluster MAC: the rules stand before the device comes
 //! up and fall after it is gone. [`netfilter`] has a thread of its own for the rules; [`link`] makes the
-//! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses.
+//! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses. What is
+//! wanted is made, and kept, by one function (`ground`).
 
 pub mod conflict;
 mod gate;
