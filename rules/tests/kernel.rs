@@ -56,6 +56,7 @@ proptest! {
             let wanted = Wanted {
                 device: DEVICE.into(),
                 device_mac: if keep(0) { former.device_mac } else { wanted.device_mac },
+                shared: None,
                 cluster_mac: if keep(1) { former.cluster_mac } else { wanted.cluster_mac },
                 vips: if keep(2) { former.vips.clone() } else { wanted.vips },
                 slices: if keep(3) { former.slices } else { wanted.slices },
@@ -118,6 +119,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 inside,
                 device: device.into(),
                 device_mac: device_mac.into(),
+                shared: None,
                 cluster_mac: cluster_mac.into(),
                 vips,
                 slices,

@@ -393,6 +393,30 @@ impl Host {
         self.start_agent()
     }
 
+    /// Takes the card itself out, with everything running.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pull_card(&self) -> Result<()> {
+        self.switch.ip(&format!("link del {}", self.port())).map(drop)
+    }
+
+    /// Puts a card in again, with the host's addresses and routes.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn put_card(&self) -> Result<()> {
+        topology::plug_host(&self.switch, &self.netns, self.number)
+    }
+
+    /// Makes the host's routes again, by this device.
+    ///
+    /// # Errors
+    /// When there is no such device, or it is down.
+    pub fn route_by(&self, device: &str) -> Result<()> {
+        topology::route_host(&self.netns, device)
+    }
+
     /// Takes the cable out or puts it back, with everything running.
     ///
     /// # Errors

@@ -201,16 +201,7 @@ fn bystander(prefix: &str, role: &str) -> Result<Netns> {
 pub(crate) fn build_host(switch: &Netns, name: &str, number: u8, gossip_network: bool) -> Result<Netns> {
     let netns = Netns::create(name)?;
     netns.sysctl(HOST)?;
-    plug(switch, &port(number), &netns, &host_mac(number))?;
-    netns.ip(&format!(
-        "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-         route add default via {}\nroute add default via {}",
-        host_v4(number),
-        host_v6(number),
-        addr::ROUTER4,
-        addr::ROUTER6
-    ))?;
-    make_room(&netns, "eth0")?;
+    plug_host(switch, &netns, number)?;
     if gossip_network {
         let port = gossip_port(number);
         switch.ip(&format!(
@@ -220,6 +211,25 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8, gossip_network:
     }
     netns.sysctl(HOST_AFTERWARDS)?;
     Ok(netns)
+}
+
+/// Puts the card of host `number` in, with the host's addresses and routes.
+pub(crate) fn plug_host(switch: &Netns, netns: &Netns, number: u8) -> Result<()> {
+    plug(switch, &port(number), netns, &host_mac(number))?;
+    let (v4, v6) = (host_v4(number), host_v6(number));
+    netns.ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad"))?;
+    route_host(netns, "eth0")?;
+    make_room(netns, "eth0")
+}
+
+/// A host's routes, which go when its card goes down.
+pub(crate) fn route_host(netns: &Netns, device: &str) -> Result<()> {
+    let (v4, v6) = (addr::ROUTER4, addr::ROUTER6);
+    netns
+        .ip(&format!(
+            "route replace default via {v4} dev {device}\nroute replace default via {v6} dev {device}"
+        ))
+        .map(drop)
 }
 
 /// The switch's port for host `number`.

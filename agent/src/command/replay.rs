@@ -7,6 +7,7 @@ use onemac_core::node::{Action, Input, Node, Recipients};
 use onemac_core::report::{Claims, Part, Report};
 use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
+use onemac_rules::MacAddr;
 
 use crate::daemon::story;
 use crate::failure::{Failure, Result};
@@ -152,8 +153,9 @@ fn describe(input: &Input) -> String {
         Input::Listed { host, slices, .. } => {
             format!("{host} has listed its connections of {} slices", total(slices))
         }
-        Input::Link { up: true } => "the service device has a carrier".into(),
-        Input::Link { up: false } => "the service device has lost its carrier".into(),
+        Input::Link { up: true } => "the service device has a carrier, and the packet path stands".into(),
+        Input::Link { up: false } => "no carrier on the service device, or the packet path is broken".into(),
+        Input::Mac(mac) => format!("the service device has the address {}", MacAddr(*mac)),
     }
 }
 

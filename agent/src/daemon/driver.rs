@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use onemac_core::node::{Action, Change, Input, Node, Recipients};
+use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
 use sd_notify::NotifyState;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::life::Keeper;
 use super::lists::Lists;
@@ -25,7 +25,7 @@ use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Footing, Kernel};
 use crate::record::Recorder;
 
 /// Two signals to end within this time are one wish.
@@ -41,8 +41,8 @@ pub struct Inputs {
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
     pub beacon_words: mpsc::Receiver<Word>,
-    /// Whether the service device has a carrier.
-    pub carrier: mpsc::UnboundedReceiver<bool>,
+    /// Whether clients reach this host, and by which device.
+    pub footing: watch::Receiver<Footing>,
     /// Operators.
     pub questions: mpsc::Receiver<Question>,
     /// The operator's wish to end.
@@ -79,6 +79,8 @@ pub struct Driver {
     /// Whether systemd listens.
     systemd: bool,
     told: Option<String>,
+    /// The last thing told was that the kernel refuses.
+    refused: bool,
     /// The lease was renewed just now.
     renewed: bool,
     stop: bool,
@@ -112,6 +114,7 @@ impl Driver {
             born: clock::now(),
             systemd: std::env::var_os("NOTIFY_SOCKET").is_some(),
             told: None,
+            refused: false,
             renewed: false,
             stop: false,
         }
@@ -154,7 +157,14 @@ impl Driver {
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
-                Some(up) = inputs.carrier.recv() => self.feed(Input::Link { up }).await,
+                Ok(()) = inputs.footing.changed() => {
+                    let footing = inputs.footing.borrow_and_update().clone();
+                    if let Some(words) = self.stand_on(&footing) {
+                        inputs.beacon_words = words;
+                    }
+                    self.feed(Input::Mac(footing.mac)).await;
+                    self.feed(Input::Link { up: footing.up }).await;
+                }
                 Some(question) = inputs.questions.recv() => self.answer(question).await,
                 Some(()) = inputs.signals.hangup.recv() => match self.reload().await {
                     Ok(said) => tracing::info!("{said}"),
@@ -224,11 +234,34 @@ impl Driver {
                     }
                 }
                 Action::Changed(_) => self.change_definition().await,
-                Action::Note(event) => match story::tell(&event) {
-                    (story::Volume::Info, text) => tracing::info!("{text}"),
-                    (story::Volume::Warn, text) => tracing::warn!("{text}"),
-                },
+                Action::Note(event) => {
+                    // A kernel that goes on refusing is asked ten times a second.
+                    let refused = event == Event::KernelRefused;
+                    match story::tell(&event) {
+                        _ if refused && self.refused => {}
+                        (story::Volume::Info, text) => tracing::info!("{text}"),
+                        (story::Volume::Warn, text) => tracing::warn!("{text}"),
+                    }
+                    self.refused = refused;
+                }
                 Action::Stop => self.stop = true,
+            }
+        }
+    }
+
+    /// The service device is another one, or has another address: the second path for reports goes by it.
+    fn stand_on(&mut self, footing: &Footing) -> Option<mpsc::Receiver<Word>> {
+        if !footing.up || self.voices.beacon.is_on(footing.index, footing.mac) {
+            return None;
+        }
+        match Beacon::open(footing.index, footing.mac, &self.terms.secret.gossip_key()) {
+            Ok((beacon, words)) => {
+                self.voices.beacon = beacon;
+                Some(words)
+            }
+            Err(error) => {
+                tracing::warn!("cannot open the second path for reports on {}: {error}", footing.name);
+                None
             }
         }
     }

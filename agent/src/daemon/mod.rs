@@ -34,7 +34,7 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
-use crate::kernel::{Found, Kernel, conntrack};
+use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 use crate::warnings::Warnings;
@@ -141,11 +141,11 @@ async fn serve(
     let interval = definition.timing.heartbeat;
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
-    let (index, mac) = kernel.service_device();
+    let footing = kernel.footing().await;
+    let Footing { up, index, mac, .. } = footing;
     let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
-    let (up, carrier) = kernel.carrier()?;
 
     conntrack::tell(&setup::follow(definition).services.into_iter().collect::<Vec<_>>());
     tokio::spawn(conntrack::watch(terms.warnings.clone()));
@@ -169,7 +169,8 @@ async fn serve(
     doors.recorder.note(&Entry::Start(Box::new(start)));
     notify(&[NotifyState::Ready]);
     let Doors { wire, incoming, questions, signals, recorder } = doors;
-    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, carrier, questions, signals };
+    let footing = kernel.guard(footing);
+    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, footing, questions, signals };
     let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder);
     if !up {
         driver.feed(Input::Link { up }).await;
@@ -211,6 +212,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         device: host.interface.clone(),
         // Read from the device when it is looked up.
         device_mac: onemac_rules::MacAddr([0; 6]),
+        shared: Some(SHARED_DEVICE.into()),
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,

@@ -200,7 +200,14 @@ impl Driver {
         let definition = setup::load_definition(&file)?;
         setup::refuse_what_is_to_come(&file, &definition)?;
         let me = self.terms.host.name.clone();
-        let keys = setup::needs_restart(&self.terms.definition, &definition, &me);
+        let mut before = self.terms.definition.clone();
+        let interface = self.kernel.footing().await.name;
+        // A device that was renamed goes by its new name in the definition too.
+        let renamed = definition.host(&me).is_some_and(|host| host.interface == interface);
+        if let Some(host) = before.hosts.iter_mut().find(|host| renamed && host.name == me) {
+            host.interface = interface;
+        }
+        let keys = setup::needs_restart(&before, &definition, &me);
         if !keys.is_empty() {
             return Err(Failure::usage(format_args!(
                 "{}: {} can not change while the cluster runs; nothing was changed. Stop every agent, then start \
@@ -240,9 +247,13 @@ impl Driver {
         let mut all = after;
         all.extend(self.desk.leaving.clone());
         self.voices.wire.set_peers(all);
-        let wanted = super::wanted(&definition, &self.terms.host, &self.terms.secret);
+        let host = definition.host(&me).unwrap_or(&self.terms.host);
+        let wanted = super::wanted(&definition, host, &self.terms.secret);
         let services = setup::kernel_services(&self.terms.definition);
-        let same = (&wanted.vips, &wanted.services) == (&self.terms.definition.vips, &services);
+        let same = (&wanted.vips, &wanted.services, &wanted.device)
+            == (&self.terms.definition.vips, &services, &self.terms.host.interface);
+        let hosts = definition.hosts.iter().map(|h| h.gossip.ip());
+        self.kernel.keep_apart_from(wanted.vips.iter().copied().chain(hosts).collect());
         // Rules that would be the same are not replaced.
         if !same && let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
             tracing::error!("{error}");

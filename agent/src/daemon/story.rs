@@ -104,8 +104,10 @@ pub fn explain(hold: &Hold) -> (String, String) {
                 .into(),
         ),
         Hold::NoLink => (
-            "the service device has no carrier: nobody can be served here".into(),
-            "look at the cable, the switch port, the bond; this host joins again by itself".into(),
+            "the packet path is interrupted: nobody can be served here".into(),
+            "if no warning says what is wrong with the devices or the rules of this host, its service device has \
+             no carrier: look at the cable, the switch port, the bond; this host joins again by itself"
+                .into(),
         ),
         Hold::NameTaken => (
             "another machine uses this host's name, so this host accepts nothing".into(),

@@ -44,6 +44,11 @@ impl Beacon {
         Ok((Beacon { socket, sealer }, reports))
     }
 
+    /// Whether it is the path on this device with this address.
+    pub fn is_on(&self, index: u32, mac: [u8; 6]) -> bool {
+        (self.socket.index(), self.sealer.mac) == (index, mac)
+    }
+
     /// Sends an encoded report; whether it left.
     pub fn send(&self, report: &[u8]) -> bool {
         self.sealer.seal(report).is_some_and(|frame| self.socket.send(&frame).is_ok())

@@ -18,6 +18,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use tokio::sync::watch;
+
 use super::SHARED_DEVICE;
 use super::netfilter::Netfilter;
 use crate::failure::{Failure, Result};
@@ -71,7 +73,12 @@ pub async fn devices(outside: &Outside) -> Result<BTreeSet<u32>> {
 
 /// Keeps the rules to the devices that are inside, from now on.
 /// Tells what of the routes is in the clients' way.
-pub fn follow(outside: Outside, now: BTreeSet<u32>, netfilter: &Netfilter, warnings: Warnings) -> Result<()> {
+pub fn follow(
+    mut outside: watch::Receiver<Outside>,
+    now: BTreeSet<u32>,
+    netfilter: &Netfilter,
+    warnings: Warnings,
+) -> Result<()> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -89,11 +96,12 @@ pub fn follow(outside: Outside, now: BTreeSet<u32>, netfilter: &Netfilter, warni
         loop {
             tokio::time::sleep(GATHER).await;
             let began = Instant::now();
+            let apart_from = outside.borrow_and_update().clone();
             // Looking brings no news itself, and what comes meanwhile is looked at next.
             let found = match look(&handle).await {
                 Ok(facts) => {
-                    warn_of_strictness(&facts, &outside, &warnings);
-                    judge(&facts, &outside)
+                    warn_of_strictness(&facts, &apart_from, &warnings);
+                    judge(&facts, &apart_from)
                 }
                 Err(error) => {
                     tracing::warn!("{error}; no device counts as one of this host's own containers");
@@ -108,7 +116,11 @@ pub fn follow(outside: Outside, now: BTreeSet<u32>, netfilter: &Netfilter, warni
                 known = found;
             }
             tokio::time::sleep(REST.max(began.elapsed() * REST_FACTOR)).await;
-            if news.next().await.is_none() {
+            let goes_on = tokio::select! {
+                more = news.next() => more.is_some(),
+                changed = outside.changed() => changed.is_ok(),
+            };
+            if !goes_on {
                 return;
             }
             while futures_util::FutureExt::now_or_never(news.next()).flatten().is_some() {}

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use onemac_rules::MacAddr;
-use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
-use tokio::sync::mpsc;
 
 use super::{SHARED_DEVICE, host_prefix};
 use crate::failure::{Failure, Result};
@@ -25,43 +26,100 @@ pub struct Links {
     handle: Handle,
 }
 
+/// A network device as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its index, which stays when it is renamed.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its own address; none where it has no such thing.
+    pub mac: Option<MacAddr>,
+    /// Whether somebody has brought it up.
+    pub up: bool,
+    /// Whether it has a carrier.
+    pub carrier: bool,
+    /// Whether it takes part in ARP.
+    pub arp: bool,
+    /// The largest packet.
+    pub mtu: u32,
+    /// The device that it stands on, if it is a macvlan.
+    pub macvlan_on: Option<u32>,
+}
+
+impl Device {
+    /// The device on which clients arrive: up, and with a MAC address.
+    pub fn service(self) -> Result<ServiceDevice> {
+        let Device { index, name, mac, carrier, mtu, .. } = self;
+        if !self.up {
+            return Err(Failure::failed(format_args!("the device {name} is down: ip link set {name} up")));
+        }
+        match mac {
+            Some(mac) => Ok(ServiceDevice { index, name, mac, carrier, mtu }),
+            None => Err(Failure::failed(format_args!(
+                "the device {name} has no MAC address: it can not share one"
+            ))),
+        }
+    }
+}
+
 /// The device on which clients arrive.
+#[derive(Clone, Debug)]
 pub struct ServiceDevice {
     /// Its index.
     pub index: u32,
+    /// Its name, which may change.
+    pub name: String,
     /// Its own address.
     pub mac: MacAddr,
     /// Whether it has a carrier.
     pub carrier: bool,
+    /// The largest packet.
+    pub mtu: u32,
 }
 
-/// Follows the carrier of the device with this index: `false` also when the device is down or gone.
-pub fn watch_carrier(index: u32) -> Result<mpsc::UnboundedReceiver<bool>> {
-    let cannot = |e| Failure::failed(format_args!("can not watch the devices: {e}"));
-    let (connection, _, mut messages) = new_multicast_connection(&[MulticastGroup::Link]).map_err(cannot)?;
-    tokio::spawn(connection);
-    let (news, carrier) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some((message, _)) = messages.next().await {
-            let up = match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
-                    if link.header.index == index =>
-                {
-                    has_carrier(&link)
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
-                    if link.header.index == index =>
-                {
-                    false
-                }
-                _ => continue,
-            };
-            if news.send(up).is_err() {
-                return;
+/// What the kernel tells of devices and addresses. It may lose some of it: whoever listens must look by itself
+/// now and then.
+pub struct Events(BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>);
+
+impl Events {
+    /// Listens from now on.
+    pub fn open() -> Result<Self> {
+        let cannot = |e| Failure::failed(format_args!("cannot watch the devices: {e}"));
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, _, messages) = new_multicast_connection(&groups).map_err(cannot)?;
+        tokio::spawn(connection);
+        Ok(Events(messages.map(|(message, _)| message).boxed()))
+    }
+
+    /// Waits for news of devices with these indices, or that bear these names; `false` if there will be no more.
+    pub async fn news(&mut self, of: &[u32], named: &[&str]) -> bool {
+        loop {
+            let Some(message) = self.0.next().await else { return false };
+            if !concerns(&message, of, named) {
+                continue;
             }
+            // What has come meanwhile is seen by the same look.
+            while let Some(Some(_)) = self.0.next().now_or_never() {}
+            return true;
         }
-    });
-    Ok(carrier)
+    }
+}
+
+fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, of: &[u32], named: &[&str]) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+        ) => {
+            of.contains(&link.header.index)
+                || name_of(link).is_some_and(|name| named.contains(&name.as_str()))
+        }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
+        ) => of.contains(&address.header.index),
+        NetlinkPayload::Overrun(_) => true,
+        _ => false,
+    }
 }
 
 impl Links {
@@ -83,19 +141,31 @@ impl Links {
                 all.join(", ")
             )));
         };
-        if !link.header.flags.contains(LinkFlags::Up) {
-            return Err(Failure::failed(format_args!("the device {name} is down: ip link set {name} up")));
+        device(&link).service()
+    }
+
+    /// The device with this index.
+    pub async fn by_index(&self, index: u32) -> Result<Option<Device>> {
+        let links: std::result::Result<Vec<LinkMessage>, _> =
+            self.handle.link().get().match_index(index).execute().try_collect().await;
+        match links {
+            Ok(links) => Ok(links.first().map(device)),
+            Err(error) if errno(&error) == Errno::ENODEV => Ok(None),
+            Err(error) => Err(netlink_failure(&format!("look at device {index}"), &error, "see ip link")),
         }
-        let mac = link.attributes.iter().find_map(|a| match a {
-            LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
-            _ => None,
-        });
-        let mac = mac.filter(|m| *m != [0; 6] && !link.header.flags.contains(LinkFlags::Loopback));
-        let mac = mac.ok_or_else(|| {
-            Failure::failed(format_args!("the device {name} has no MAC address: it can not share one"))
-        })?;
-        let carrier = has_carrier(&link);
-        Ok(ServiceDevice { index: link.header.index, mac: MacAddr(mac), carrier })
+    }
+
+    /// The device of this name.
+    pub async fn by_name(&self, name: &str) -> Result<Option<Device>> {
+        Ok(self.find(name).await?.as_ref().map(device))
+    }
+
+    /// The device below a macvlan of this name.
+    pub async fn below(&self, name: &str) -> Result<Option<Device>> {
+        match self.by_name(name).await?.and_then(|device| device.macvlan_on) {
+            Some(lower) => self.by_index(lower).await,
+            None => Ok(None),
+        }
     }
 
     /// Refuses shared addresses that another device of this host holds.
@@ -122,19 +192,25 @@ impl Links {
         Ok(self.find(name).await?.is_some())
     }
 
-    /// Makes the shared device on top of the service device, or takes over the one that stands. It is down
-    /// when new. Returns its index.
-    pub async fn shared_device(&self, name: &str, on: (&str, u32), mac: [u8; 6]) -> Result<u32> {
-        let (service, lower) = on;
-        if let Some(link) = self.find(name).await? {
-            if is_macvlan(&link) && carries(&link, lower, mac) {
-                tracing::info!("taking over {name}, which an earlier run left");
-                return Ok(link.header.index);
+    /// Makes the shared device on top of the service device, or takes the one that stands there. It is down
+    /// when new. The second value says whether it is new.
+    pub async fn shared_device(
+        &self,
+        name: &str,
+        on: &ServiceDevice,
+        mac: [u8; 6],
+    ) -> Result<(Device, bool)> {
+        if let Some(found) = self.by_name(name).await? {
+            if found.macvlan_on == Some(on.index) && found.mac == Some(MacAddr(mac)) {
+                return Ok((found, false));
             }
             self.remove(name).await?;
         }
-        let message =
-            LinkMacVlan::new(name, lower, MacVlanMode::Bridge).address(mac.to_vec()).alias("onemac").build();
+        let message = LinkMacVlan::new(name, on.index, MacVlanMode::Bridge)
+            .address(mac.to_vec())
+            .alias("onemac")
+            .build();
+        let service = &on.name;
         self.handle.link().add(message).execute().await.map_err(|e| {
             let advice = format!(
                 "{service} must not be a port of a bridge or a bond (then name that one as `interface`), and \
@@ -142,44 +218,48 @@ impl Links {
             );
             netlink_failure(&format!("make the macvlan device {name} on {service}"), &e, &advice)
         })?;
-        let link = self.find(name).await?;
-        let link = link.ok_or_else(|| Failure::failed(format_args!("{name} was made and is not there")))?;
-        Ok(link.header.index)
+        let made = self.by_name(name).await?;
+        let made = made.ok_or_else(|| Failure::failed(format_args!("{name} was made and is not there")))?;
+        Ok((made, true))
     }
 
-    /// The index of a device.
-    pub async fn index(&self, name: &str) -> Result<u32> {
-        let link = self.find(name).await?;
-        link.map(|l| l.header.index).ok_or_else(|| Failure::failed(format_args!("the device {name} is gone")))
+    /// Gives a device the same largest packet as the one below it, and lets it take part in ARP.
+    pub async fn fit(&self, name: &str, index: u32, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).arp(true).build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(|e| netlink_failure(&format!("set the MTU of {name} to {mtu}"), &e, "see ip link"))
     }
 
-    /// Brings a device up.
-    pub async fn set_up(&self, name: &str, index: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(message).execute().await.map_err(|e| {
-            let advice = "does another device on the same wire have the cluster MAC?";
-            netlink_failure(&format!("bring {name} up"), &e, advice)
-        })
-    }
-
-    /// Makes the shared addresses, and only they, the addresses of the device.
-    pub async fn set_addresses(&self, name: &str, index: u32, vips: &[IpAddr]) -> Result<()> {
+    /// Makes the shared addresses, and only they, the addresses of the device; says what was not as it should be.
+    pub async fn set_addresses(&self, name: &str, index: u32, vips: &[IpAddr]) -> Result<Vec<String>> {
         let wanted: BTreeSet<IpAddr> = vips.iter().copied().collect();
         let mut there = BTreeSet::new();
+        let mut changed = Vec::new();
         for message in self.addresses(Some(index)).await? {
             let Some(address) = address_of(&message) else { continue };
-            if wanted.contains(&address) {
+            let whole = message.header.prefix_len == host_prefix(&address);
+            if wanted.contains(&address) && whole && !is_refused(&message) {
                 there.insert(address);
                 continue;
             }
-            self.handle.address().del(message).execute().await.map_err(|e| {
-                netlink_failure(&format!("remove {address} from {name}"), &e, "remove it with ip addr del")
-            })?;
+            match self.handle.address().del(message).execute().await {
+                // Somebody else was faster.
+                Err(error) if errno(&error) == Errno::EADDRNOTAVAIL => {}
+                other => other.map_err(|e| {
+                    netlink_failure(
+                        &format!("remove {address} from {name}"),
+                        &e,
+                        "remove it with ip addr del",
+                    )
+                })?,
+            }
+            changed.push(format!("{address} was on {name} and should not be"));
         }
         for address in wanted.difference(&there) {
             self.add_address(name, index, *address).await?;
+            changed.push(format!("{address} was missing on {name}"));
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Adds one address: without a broadcast address, without duplicate address detection (all hosts have
@@ -197,7 +277,11 @@ impl Links {
             (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, FOREVER);
             message.attributes.push(AddressAttribute::CacheInfo(lifetime));
         }
-        request.execute().await.map_err(|e| {
+        let added = match request.execute().await {
+            Err(error) if errno(&error) == Errno::EEXIST => Ok(()),
+            other => other,
+        };
+        added.map_err(|e| {
             let advice = "is IPv6 disabled (net.ipv6.conf.all.disable_ipv6)?";
             let advice = if address.is_ipv6() { advice } else { "see ip addr" };
             netlink_failure(&format!("add {address} to {name}"), &e, advice)
@@ -279,21 +363,49 @@ fn is_macvlan(link: &LinkMessage) -> bool {
     })
 }
 
-fn carries(link: &LinkMessage, lower: u32, mac: [u8; 6]) -> bool {
-    let on_lower = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Link(i) if *i == lower));
-    let has_mac = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Address(m) if m[..] == mac));
-    on_lower && has_mac
+fn device(link: &LinkMessage) -> Device {
+    let flags = link.header.flags;
+    let mut device = Device {
+        index: link.header.index,
+        name: name_of(link).unwrap_or_default(),
+        mac: None,
+        up: flags.contains(LinkFlags::Up),
+        carrier: has_carrier(link),
+        arp: !flags.contains(LinkFlags::Noarp),
+        mtu: 0,
+        macvlan_on: None,
+    };
+    let mut lower = None;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => {
+                device.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr);
+            }
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Link(index) => lower = Some(*index),
+            _ => {}
+        }
+    }
+    device.mac = device.mac.filter(|mac| mac.0 != [0; 6] && !flags.contains(LinkFlags::Loopback));
+    device.macvlan_on = lower.filter(|_| is_macvlan(link));
+    device
+}
+
+/// Whether the kernel will not use an address: another machine was found to have it.
+fn is_refused(message: &AddressMessage) -> bool {
+    message.header.flags.contains(AddressHeaderFlags::Dadfailed)
+}
+
+fn errno(error: &rtnetlink::Error) -> Errno {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Errno::from_raw(-message.raw_code()),
+        _ => Errno::UnknownErrno,
+    }
 }
 
 fn netlink_failure(what: &str, error: &rtnetlink::Error, advice: &str) -> Failure {
-    let errno = match error {
-        rtnetlink::Error::NetlinkError(message) => -message.raw_code(),
-        _ => 0,
-    };
-    let advice = match nix::errno::Errno::from_raw(errno) {
-        nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => {
-            "this needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
-        }
+    let advice = match errno(error) {
+        Errno::EPERM | Errno::EACCES => "this needs root, or CAP_NET_ADMIN and CAP_NET_RAW",
         _ => advice,
     };
     Failure::failed(format_args!("can not {what}: {error}; {advice}"))

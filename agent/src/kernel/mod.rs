@@ -2,10 +2,13 @@
 //!
 //! The order is what keeps the switch ignorant of the cluster MAC: the rules stand before the device comes
 //! up and fall after it is gone. [`netfilter`] has a thread of its own for the rules; [`link`] makes the
-//! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses.
+//! device; [`sysctl`] the settings; [`conflict`] asks the wire whether somebody else has the addresses. What is
+//! wanted is made, and kept, by one function (`ground`).
 
 pub mod conflict;
 pub mod conntrack;
+mod gate;
+mod ground;
 pub mod inside;
 pub mod link;
 pub mod netfilter;
@@ -18,9 +21,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use onemac_rules::Wanted;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
-use self::link::{Links, ServiceDevice};
+use self::gate::Gate;
+pub use self::ground::Footing;
+use self::ground::Ground;
+use self::link::Links;
 use self::netfilter::Netfilter;
 pub use self::standings::Found;
 pub(crate) use self::standings::services;
@@ -36,7 +42,10 @@ pub struct Kernel {
     /// The rules and their thread.
     pub netfilter: Netfilter,
     sysctls: Mutex<sysctl::Changed>,
-    service: ServiceDevice,
+    gate: Gate,
+    ground: tokio::sync::Mutex<Ground>,
+    /// What other devices of this host are to have nothing to do with.
+    outside: watch::Sender<inside::Outside>,
     /// Where to say what is wrong with this machine.
     pub warnings: Warnings,
 }
@@ -55,8 +64,14 @@ impl Kernel {
         warnings: Warnings,
     ) -> Result<(Self, Found)> {
         let links = Links::open()?;
-        let service = links.service_device(&wanted.device).await?;
-        let wanted = Wanted { device_mac: service.mac, ..wanted };
+        let named = wanted.device.clone();
+        let service = links.service_device(&named).await;
+        // Renamed while an earlier run served: it is still the one that the shared device stands on.
+        let service = match (service, links.below(SHARED_DEVICE).await?) {
+            (Err(_), Some(device)) => device.service(),
+            (service, _) => service,
+        }?;
+        let wanted = Wanted { device: service.name.clone(), device_mac: service.mac, ..wanted };
         links.refuse_foreign_device(SHARED_DEVICE).await?;
         links.refuse_foreign_holders(&wanted.vips).await?;
         // Whoever holds the addresses already was asked before it did.
@@ -69,21 +84,32 @@ impl Kernel {
         let outside = inside::Outside { service: service.index, name: wanted.device.clone(), addresses };
         let wanted = Wanted { inside: inside::devices(&outside).await?, ..wanted };
 
-        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, warnings.clone()).await {
+        // The rules name the shared device, so it is there before them, and down.
+        let (shared, new) = links.shared_device(SHARED_DEVICE, &service, wanted.cluster_mac.0).await?;
+        let gate = Gate::default();
+        gate.stand_on(shared.index);
+        let part = netfilter::Shared::new(gate.clone(), warnings.clone());
+        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, part).await {
             Ok(installed) => installed,
             Err(error) => {
                 // What was installed and did not read back as wanted goes again, unless an earlier run's
-                // device stands under it and needs the mask.
-                if !links.exists(SHARED_DEVICE).await.unwrap_or(true) {
+                // device stands under it and needs the mask: that is taken down.
+                if new {
+                    let _ = links.remove(SHARED_DEVICE).await;
                     let _ = netfilter::remove_left_over().await;
+                } else if let Err(error) = gate.close() {
+                    tracing::error!("cannot take {SHARED_DEVICE} down: {error}");
                 }
                 return Err(error);
             }
         };
-        inside::follow(outside, wanted.inside.clone(), &netfilter, warnings.clone())?;
-        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), service, warnings };
-        match kernel.bring_up_device(&wanted).await {
-            Ok(()) => Ok((kernel, found)),
+        let outside = watch::Sender::new(outside);
+        inside::follow(outside.subscribe(), wanted.inside.clone(), &netfilter, warnings.clone())?;
+        let ground = tokio::sync::Mutex::new(Ground::new(wanted, named, service));
+        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, outside, warnings };
+        let made = kernel.ensure(&mut *kernel.ground.lock().await).await;
+        match made {
+            Ok(_) => Ok((kernel, found)),
             Err(error) => {
                 for undone in kernel.tear_down().await {
                     tracing::error!("while cleaning up: {undone}");
@@ -93,50 +119,35 @@ impl Kernel {
         }
     }
 
-    async fn bring_up_device(&self, wanted: &Wanted) -> Result<()> {
-        let has = |v4: bool| wanted.vips.iter().any(|vip| vip.is_ipv4() == v4);
-        let tracked = wanted.services.iter().any(|service| service.tracked);
-        let settings =
-            onemac_rules::sysctl::wanted(&wanted.device, SHARED_DEVICE, has(true), has(false), tracked);
-        let of_shared = |path: &str| path.contains(&format!("/{SHARED_DEVICE}/"));
-        let (shared, service): (Vec<_>, Vec<_>) = settings.into_iter().partition(|s| of_shared(&s.path));
-        {
-            let mut sysctls = self.sysctls.lock().unwrap_or_else(PoisonError::into_inner);
-            sysctls.make_way(&shared)?;
-            sysctls.apply(&service)?;
-        }
-        let (octets, on) = (wanted.cluster_mac.0, (wanted.device.as_str(), self.service.index));
-        let index = self.links.shared_device(SHARED_DEVICE, on, octets).await?;
-        // The settings of the shared device vanish with it: nothing to remember.
-        sysctl::apply_unremembered(&shared)?;
-        self.links.set_up(SHARED_DEVICE, index).await?;
-        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await
-    }
-
-    /// The service device: its index and its own MAC address.
-    pub fn service_device(&self) -> (u32, [u8; 6]) {
-        (self.service.index, self.service.mac.0)
-    }
-
-    /// Whether the service device had a carrier, and its later changes.
-    pub fn carrier(&self) -> Result<(bool, mpsc::UnboundedReceiver<bool>)> {
-        Ok((self.service.carrier, link::watch_carrier(self.service.index)?))
+    /// The addresses of the cluster are these: the shared ones and its hosts'.
+    pub fn keep_apart_from(&self, addresses: Vec<IpAddr>) {
+        self.outside.send_modify(|outside| outside.addresses = addresses);
     }
 
     /// Other shared addresses and other services, while everything goes on. An address is covered by the
     /// rules for as long as the device has it.
     pub async fn change(&self, before: &[IpAddr], wanted: Wanted) -> Result<()> {
-        let wanted = Wanted { device_mac: self.service.mac, ..wanted };
-        let index = self.links.index(SHARED_DEVICE).await?;
+        let mut ground = self.ground.lock().await;
+        ground.named = wanted.device.clone();
+        let Wanted { device, device_mac, .. } = &ground.wanted;
+        let wanted = Wanted { device: device.clone(), device_mac: *device_mac, ..wanted };
         let mut both = wanted.clone();
         both.vips.extend(before);
+        // Whatever fails is tried again: by these rules, until all is as wanted.
+        ground.wanted = wanted.clone();
+        let based = ground.based.take();
         self.netfilter.rebase(both).await?;
-        self.links.set_addresses(SHARED_DEVICE, index, &wanted.vips).await?;
-        self.netfilter.rebase(wanted).await
+        ground.based = based;
+        self.ensure(&mut ground).await?;
+        let based = ground.based.take();
+        self.netfilter.rebase(wanted).await?;
+        ground.based = based;
+        Ok(())
     }
 
     /// Removes everything, the device before the rules; says what could not be removed.
     pub async fn tear_down(&self) -> Vec<Failure> {
+        self.ground.lock().await.ended = true;
         let device = self.links.remove(SHARED_DEVICE).await.map(drop);
         // While the device stands, the rules that mask it must stand too.
         let rules = match &device {

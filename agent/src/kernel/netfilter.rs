@@ -1,13 +1,14 @@
 //! The rules, and the thread that owns the netfilter socket.
 //!
 //! The thread keeps what it last asked of the kernel. If a change fails, or somebody else has committed
-//! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew.
+//! and our rules are no longer what they were (`nft flush ruleset`), it installs everything anew. If that
+//! fails too, it fails closed: it takes the shared device down, before it says a word to anybody.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use mnl::{Bus, Socket};
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules, Renewed};
 use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Token, Wanted, ruleset};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use super::gate::Gate;
 use super::standings::{Found, holdings};
 use crate::clock;
 use crate::failure::{Failure, Result};
@@ -33,6 +35,34 @@ const COMMITS: u32 = 10;
 /// A handle on the thread. Dropping it ends the thread and leaves the rules.
 pub struct Netfilter {
     requests: mpsc::Sender<Request>,
+    turned: Arc<Notify>,
+}
+
+/// Whether the rules stand.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Why the kernel does not hold what is wanted; none: it does.
+    pub refused: Option<String>,
+    /// How often somebody else's changes were put right.
+    pub repairs: u64,
+}
+
+/// What the thread shares with others.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// The shared device.
+    pub gate: Gate,
+    /// Where to say what is wrong.
+    pub warnings: Warnings,
+    /// Told when the rules begin or cease to stand, or were put right.
+    turned: Arc<Notify>,
+}
+
+impl Shared {
+    /// With this gate.
+    pub fn new(gate: Gate, warnings: Warnings) -> Self {
+        Shared { gate, warnings, turned: Arc::default() }
+    }
 }
 
 enum Request {
@@ -51,8 +81,10 @@ enum Request {
     Finish { done: oneshot::Sender<()> },
     /// Go on accepting until then.
     Renew { lease_until: Time, done: oneshot::Sender<bool> },
-    /// Somebody has committed something: are our rules still there?
-    Look,
+    /// Are our rules as they should be? Asked for by `done`, or because somebody has committed something.
+    Look { done: Option<oneshot::Sender<Seen>> },
+    /// Bring the shared device up, if the rules stand.
+    Open { done: oneshot::Sender<std::result::Result<(), String>> },
     /// Remove our tables and end.
     Remove { done: oneshot::Sender<std::result::Result<bool, Error>> },
 }
@@ -60,11 +92,12 @@ enum Request {
 impl Netfilter {
     /// Installs the rules for `wanted` and starts the thread. With `take_over`, what an earlier run's rules do
     /// with slices goes on, and is returned.
-    pub async fn install(wanted: Wanted, take_over: bool, warnings: Warnings) -> Result<(Self, Found)> {
+    pub async fn install(wanted: Wanted, take_over: bool, shared: Shared) -> Result<(Self, Found)> {
+        let turned = Arc::clone(&shared.turned);
         let (requests, inbox) = mpsc::channel();
         let (done, installed) = oneshot::channel();
         let spawned = thread::Builder::new().name("netfilter".into()).spawn(move || {
-            let (mut state, found) = match State::open(wanted, take_over, warnings) {
+            let (mut state, found) = match State::open(wanted, take_over, shared) {
                 Ok(opened) => opened,
                 Err(error) => return drop(done.send(Err(error))),
             };
@@ -75,7 +108,7 @@ impl Netfilter {
         spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
         let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
         watch(requests.clone());
-        Ok((Netfilter { requests }, found))
+        Ok((Netfilter { requests, turned }, found))
     }
 
     /// Makes the kernel do exactly this with slices until `lease_until`; as heir of some of them it is silent to
@@ -107,6 +140,25 @@ impl Netfilter {
     pub fn insider(&self) -> impl Fn(BTreeSet<u32>) -> bool + Send + use<> {
         let requests = self.requests.clone();
         move |devices| requests.send(Request::Inside(devices)).is_ok()
+    }
+
+    /// Looks whether the rules stand, and puts them right if they do not.
+    pub async fn look(&self) -> Result<Seen> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Look { done: Some(done) });
+        answer.await.map_err(|_| thread_gone())
+    }
+
+    /// Brings the shared device up, unless the rules do not stand.
+    pub async fn open(&self) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Open { done });
+        answer.await.map_err(|_| thread_gone())?.map_err(Failure::failed)
+    }
+
+    /// Waits until the rules have begun or ceased to stand, or were put right.
+    pub async fn turned(&self) {
+        self.turned.notified().await;
     }
 
     /// Waits until the kernel has done all that it was asked for.
@@ -151,7 +203,7 @@ fn watch(requests: mpsc::Sender<Request>) {
         loop {
             // An overrun (ENOBUFS) is news as well: something was committed.
             let _ = socket.recv_raw(bytes);
-            if requests.send(Request::Look).is_err() {
+            if requests.send(Request::Look { done: None }).is_err() {
                 return Ok(());
             }
         }
@@ -177,20 +229,21 @@ struct State {
     /// heir must still find the rest.
     stays: Option<BTreeSet<(IpAddr, u16)>>,
     lease_until: Option<Time>,
-    /// The kernel has refused the rules: what it has is not what is wanted.
-    refused: bool,
+    /// Why the kernel has refused the rules: what it has is not what is wanted.
+    refused: Option<String>,
+    repairs: u64,
     /// How many renewals without a gap were transactions.
     commits: u32,
+    shared: Shared,
     /// Wall clock minus monotonic clock in nanoseconds when it was last looked at.
     clock_offset: i128,
-    warnings: Warnings,
 }
 
 impl State {
     fn open(
         mut wanted: Wanted,
         take_over: bool,
-        warnings: Warnings,
+        shared: Shared,
     ) -> std::result::Result<(Self, Found), Error> {
         let mut rules = Rules::open()?;
         let left = if take_over { rules.standings()? } else { None };
@@ -215,16 +268,9 @@ impl State {
         }
         let lease_until = found.lease_until;
         let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
-        let mut state = State {
-            rules,
-            wanted,
-            stays,
-            lease_until,
-            refused: false,
-            commits: 0,
-            clock_offset: clock_offset(),
-            warnings,
-        };
+        let (refused, repairs, commits, clock_offset) = (None, 0, 0, clock_offset());
+        let mut state =
+            State { rules, wanted, stays, lease_until, refused, repairs, commits, shared, clock_offset };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -249,7 +295,13 @@ impl State {
                 }
                 Request::Finish { done } => drop(done.send(())),
                 Request::Renew { lease_until, done } => drop(done.send(self.renew(lease_until))),
-                Request::Look => self.look(),
+                Request::Look { done } => {
+                    self.look();
+                    if let Some(done) = done {
+                        let _ = done.send(Seen { refused: self.refused.clone(), repairs: self.repairs });
+                    }
+                }
+                Request::Open { done } => drop(done.send(self.open_gate())),
                 Request::Remove { done } => return drop(done.send(self.rules.remove())),
             }
         }
@@ -282,7 +334,7 @@ impl State {
             // No lease: the rules are replaced by such without one.
             return self.install();
         };
-        if self.refused {
+        if self.refused.is_some() {
             return self.install();
         }
         self.wanted.lease = Some(lease);
@@ -302,7 +354,7 @@ impl State {
         self.notice_clock_steps();
         // A lease that is over before it is written is not written.
         let Some(lease) = self.lease() else { return false };
-        if self.refused {
+        if self.refused.is_some() {
             // Not before the rules are what they should be: a lease would go on with what they are.
             return self.install();
         }
@@ -322,7 +374,7 @@ impl State {
             }
             // Nothing comes in either, and the rules are what they were.
             Err(error @ Error::DeviceDown { .. }) => {
-                self.warnings.raise(RENEWAL, error.to_string(), "nothing is answered until then");
+                self.shared.warnings.raise(RENEWAL, error.to_string(), "nothing is answered until then");
                 false
             }
             Err(error) => self.repair(&error),
@@ -333,7 +385,7 @@ impl State {
     fn tell_how(&mut self, renewed: Renewed) {
         self.commits = if renewed == Renewed::ByCommit { self.commits + 1 } else { 0 };
         if self.commits < COMMITS {
-            self.warnings.clear(RENEWAL);
+            self.shared.warnings.clear(RENEWAL);
             return;
         }
         let what = format!(
@@ -343,10 +395,14 @@ impl State {
         );
         let advice = "other users of nftables wait while we renew: look for other programs' egress chains on that \
                       device (`nft list hooks`)";
-        self.warnings.raise(RENEWAL, what, advice);
+        self.shared.warnings.raise(RENEWAL, what, advice);
     }
 
     fn look(&mut self) {
+        if self.refused.is_some() {
+            self.install();
+            return;
+        }
         if !self.rules.disturbed().unwrap_or(true) {
             return;
         }
@@ -357,7 +413,7 @@ impl State {
                     tracing::warn!(
                         "the rules were changed by somebody else: {difference}; putting them back"
                     );
-                    self.install();
+                    self.put_right();
                 }
             }
             Err(error) => drop(self.repair(&error)),
@@ -367,17 +423,52 @@ impl State {
     /// After a failure nothing is known: everything is installed anew.
     fn repair(&mut self, error: &Error) -> bool {
         tracing::warn!("{error}; installing the rules anew");
-        self.install()
+        self.put_right()
     }
 
+    fn put_right(&mut self) -> bool {
+        self.repairs += 1;
+        let done = self.install();
+        self.shared.turned.notify_one();
+        done
+    }
+
+    /// Makes the kernel hold what is wanted, or takes the shared device down.
     fn install(&mut self) -> bool {
         self.wanted.lease = self.lease();
-        let installed = self.rules.install(&ruleset(&self.wanted));
-        self.refused = installed.is_err();
-        if let Err(error) = installed {
-            tracing::error!("{error}");
+        let refused = self.rules.install(&ruleset(&self.wanted)).err().map(|error| error.to_string());
+        let turns = refused.is_some() != self.refused.is_some();
+        if let Some(why) = &refused {
+            let gate = self.shared.gate.close();
+            if let Err(error) = gate {
+                tracing::error!(
+                    "cannot take the shared device down although its rules do not stand: {error}"
+                );
+            }
+            self.shared.warnings.raise(
+                "rules",
+                format!("the kernel does not hold this host's rules: {why}"),
+                "the shared device is down until it does; the agent tries again every second",
+            );
+        } else {
+            self.shared.warnings.clear("rules");
         }
-        !self.refused
+        self.refused = refused;
+        if turns {
+            self.shared.turned.notify_one();
+        }
+        self.refused.is_none()
+    }
+
+    /// The rules are looked at once more: nothing opens on an old belief.
+    fn open_gate(&mut self) -> std::result::Result<(), String> {
+        self.look();
+        match &self.refused {
+            Some(why) => Err(why.clone()),
+            None => {
+                self.shared.gate.open().map_err(|error| format!("cannot bring the shared device up: {error}"))
+            }
+        }
     }
 
     /// What is left of the lease, by both clocks, at this moment.
@@ -444,6 +535,7 @@ mod tests {
         let wanted = Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            shared: None,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,
@@ -455,7 +547,7 @@ mod tests {
             longest_lease: Duration::from_secs(60),
             token: Token::default(),
         };
-        let (mut state, _) = State::open(wanted, false, Warnings::default()).unwrap();
+        let (mut state, _) = State::open(wanted, false, Shared::default()).unwrap();
         let until = || Some(clock::now() + Duration::from_secs(60));
         assert!(state.change(service(&[1, 2]), BTreeSet::new(), until()));
         // More than the kernel takes stands here for any refusal.

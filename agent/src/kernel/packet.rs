@@ -26,6 +26,11 @@ impl PacketSocket {
         Ok(PacketSocket { socket, index })
     }
 
+    /// The index of the device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Sends a frame as it is, without waiting for room.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let to = link_address(self.index, 0);

@@ -64,14 +64,27 @@ impl Changed {
         self.former.iter().map(|f| f.path.clone()).collect()
     }
 
-    /// Makes the settings as wanted, remembering what they were before it changes them.
-    pub fn apply(&mut self, settings: &[Sysctl]) -> Result<()> {
+    /// Makes the settings as wanted, remembering what they were before it changes them; says which it changed.
+    pub fn apply(&mut self, settings: &[Sysctl]) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
         for setting in settings {
             let Some(own) = unmet(setting)? else { continue };
             self.remember(&setting.path, own, setting.value)?;
             write_checked(setting)?;
+            changed.push(was(setting, own));
         }
-        Ok(())
+        Ok(changed)
+    }
+
+    /// The device has another name, and so have its settings.
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (format!("/conf/{from}/"), format!("/conf/{to}/"));
+        let moved: Vec<&mut Former> = self.former.iter_mut().filter(|f| f.path.contains(&from)).collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        moved.into_iter().for_each(|former| former.path = former.path.replace(&from, &to));
+        self.save()
     }
 
     /// Where the setting for all devices is in the way of these: gives each other device, and those to come, what the
@@ -154,14 +167,21 @@ fn each_device(all: &str) -> Result<Vec<String>> {
     Ok(["default".into()].into_iter().chain(devices).map(|d: String| format!("{conf}/{d}/{name}")).collect())
 }
 
-/// Makes settings that vanish by themselves.
-pub fn apply_unremembered(settings: &[Sysctl]) -> Result<()> {
+/// Makes settings that vanish by themselves; says which it changed.
+pub fn apply_unremembered(settings: &[Sysctl]) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
     for setting in settings {
-        if unmet(setting)?.is_some() {
+        if let Some(own) = unmet(setting)? {
             write_checked(setting)?;
+            changed.push(was(setting, own));
         }
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// What a setting was, in words.
+fn was(setting: &Sysctl, own: u32) -> String {
+    format!("{} was {own}", setting.path.replace('/', "."))
 }
 
 /// The present value, if the kernel does not act as wanted.

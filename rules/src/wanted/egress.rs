@@ -42,13 +42,8 @@ impl Plan<'_> {
                 ],
             ));
         }
-        rules.push(rule(
+        rules.push(self.mask_rule(
             "The mask: no frame leaves with the shared MAC as its source, or the switch learns where it is.",
-            "mask the shared MAC",
-            vec![
-                Statement::Compare(Expr::Field(Field::EtherSaddr), Op::Eq, cluster_mac),
-                Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
-            ],
         ));
         Chain {
             name: EGRESS.into(),
@@ -57,5 +52,34 @@ impl Plan<'_> {
             why: "Every frame that the service device sends, after everything else.".into(),
             rules,
         }
+    }
+
+    /// The mask once more, where the kernel hooks it by the shared device. Since Linux 6.16 chains follow names: who
+    /// renames the service device takes the other one off it, until the agent has made it anew.
+    pub(super) fn mask(&self) -> Option<Chain> {
+        let device = self.wanted.shared.clone()?;
+        Some(Chain {
+            name: "mask".into(),
+            hook: Some(Hook { place: Place::Egress(device), priority: EGRESS_PRIORITY }),
+            comment: "every frame out of the shared device: masked whatever the service device is called"
+                .into(),
+            why: "Every frame that the shared device sends, before it comes to the service device.".into(),
+            rules: vec![self.mask_rule("The mask, for when somebody renames the service device.")],
+        })
+    }
+
+    fn mask_rule(&self, why: &str) -> Rule {
+        rule(
+            why,
+            "mask the shared MAC",
+            vec![
+                Statement::Compare(
+                    Expr::Field(Field::EtherSaddr),
+                    Op::Eq,
+                    Value::Mac(self.wanted.cluster_mac),
+                ),
+                Statement::SetMac(Field::EtherSaddr, self.wanted.device_mac),
+            ],
+        )
     }
 }

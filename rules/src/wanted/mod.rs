@@ -78,6 +78,8 @@ pub struct Wanted {
     pub device: String,
     /// That device's own address: the source that frames are given on the way out.
     pub device_mac: MacAddr,
+    /// The device that holds the shared addresses, if there is one: it is masked itself too.
+    pub shared: Option<String>,
     /// The shared address.
     pub cluster_mac: MacAddr,
     /// The shared IP addresses. Order and repetition do not matter.
@@ -161,6 +163,7 @@ impl<'a> Plan<'a> {
         chains.extend(self.services());
         chains.extend(self.standings());
         chains.push(self.egress());
+        chains.extend(self.mask());
         chains
     }
 
@@ -217,6 +220,7 @@ mod tests {
         Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            shared: None,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,

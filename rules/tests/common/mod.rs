@@ -101,6 +101,7 @@ pub fn wanted(vips: &[&str]) -> Wanted {
     Wanted {
         device: DEVICE.into(),
         device_mac: DEVICE_MAC,
+        shared: None,
         cluster_mac: CLUSTER_MAC,
         vips: vips.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect(),
         slices: 64,
@@ -213,6 +214,7 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
         (
             "v4-v6",
             Wanted {
+                shared: Some("onemac0".into()),
                 slices: 16,
                 services: vec![Service {
                     slices: [

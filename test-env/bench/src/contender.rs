@@ -188,6 +188,7 @@ fn of_services(services: Vec<Service>) -> String {
     let wanted = Wanted {
         device: DEVICE.into(),
         device_mac: DEVICE_MAC.into(),
+        shared: None,
         cluster_mac: CLUSTER_MAC.into(),
         vips: vec![VIP4.into(), VIP6.into()],
         slices: SLICES,

@@ -75,6 +75,12 @@ impl Tally {
         Self { clients, started, started_unix, sent, answers, strange }
     }
 
+    /// When the clients began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Numbers sent.
     #[must_use]
     pub fn sent(&self) -> usize {

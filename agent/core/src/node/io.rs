@@ -47,10 +47,11 @@ pub enum Input {
         /// Whether its version is a later one than ours.
         newer: bool,
     },
-    /// The service device has lost or found its carrier. A caller that does not watch it need not say so:
-    /// it counts as there until it is said to be gone.
+    /// The way by which clients' packets reach this host is interrupted or whole again: the service device has a
+    /// carrier, and rules, devices and addresses are as wanted. A caller that does not watch it need not say so:
+    /// it counts as whole until it is said not to be.
     Link {
-        /// Whether it is there.
+        /// Whether it is whole.
         up: bool,
     },
     /// The operator wants this host to leave in order.
@@ -82,6 +83,8 @@ pub enum Input {
         /// Which slices; all that live there of each of them.
         slices: Claims,
     },
+    /// The service device has this MAC address, by which others relay to us.
+    Mac([u8; 6]),
 }
 
 /// What a host wants done. Actions must be carried out in the order in which they are returned.

@@ -308,6 +308,11 @@ impl Node {
             Input::Stage(staged) => self.stage(*staged),
             Input::Looked(look) => self.looked(&look),
             Input::Listed { host, round, slices } => self.take_list(host, round, &slices),
+            Input::Mac(mac) => {
+                if core::mem::replace(&mut self.mac, mac) != mac {
+                    self.voice.tell_all();
+                }
+            }
         }
         self.step(now);
         self.speak();
