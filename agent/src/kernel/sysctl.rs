@@ -114,7 +114,7 @@ impl Changed {
 
 /// Keeps a broken file for the operator, where it is in nobody's way.
 fn put_aside(file: &Path, error: &serde_json::Error, warnings: &Warnings) -> Result<()> {
-    let aside = file.with_extension("broken");
+    let aside = file.with_extension("json.broken");
     fs::rename(file, &aside)
         .map_err(|e| Failure::failed(format_args!("cannot put {} aside: {e}", file.display())))?;
     warnings.raise(
