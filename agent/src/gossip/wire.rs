@@ -31,7 +31,7 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// How many datagrams are read in one turn, and the rest before the next turn if more are waiting. A flood takes about
 /// half a processor at most, and the loop has its turn in between; ordinary rounds of the largest cluster are one turn.
-const TURN: usize = 256;
+const TURN: usize = 512;
 const REST: Duration = Duration::from_millis(1);
 
 /// A host is greeted at most so often. Any greeting leads to a handshake with the present run of the host, whatever
