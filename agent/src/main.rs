@@ -1,6 +1,7 @@
 //! The `onemac` program: reads the command line, says what came of it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use onemac::cli::Cli;
@@ -16,8 +17,18 @@ fn main() -> ExitCode {
     match command::execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("onemac: {failure}");
+            say(format!("onemac: {failure}"));
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// Prints to standard error, and goes on after a second if nobody reads there.
+fn say(text: String) {
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{text}");
+        said.send(())
+    });
+    let _ = heard.recv_timeout(Duration::from_secs(1));
 }

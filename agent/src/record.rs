@@ -6,6 +6,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread;
+use std::time::Duration;
 
 use onemac_core::node::{self, Input, Node};
 use onemac_core::time::Time;
@@ -39,41 +42,82 @@ pub enum Entry {
     Told(Time, Input),
 }
 
-/// Writes a recording. A failure ends the recording, not the agent.
+/// How many entries may wait for the disk: some seconds of a large cluster.
+const QUEUE: usize = 4096;
+
+/// Writes a recording, from a thread of its own: the loop does not wait for a disk. A failure ends the recording, not
+/// the agent, and so does a disk that cannot keep up: after a gap nothing could be replayed.
 pub struct Recorder {
-    file: Option<BufWriter<File>>,
+    entries: Option<SyncSender<Entry>>,
+    /// Says why writing has ended; nothing, if it was told to.
+    ended: Receiver<io::Error>,
     path: PathBuf,
 }
 
 impl Recorder {
     /// Does nothing.
     pub fn off() -> Self {
-        Recorder { file: None, path: PathBuf::new() }
+        Recorder { entries: None, ended: mpsc::channel().1, path: PathBuf::new() }
     }
 
     /// Appends to `path`, which only its owner may read: it holds what the cluster says to itself.
     pub fn open(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Recorder { file: Some(BufWriter::new(file)), path: path.into() })
+        Self::to(file, path)
     }
 
-    /// Notes an entry. Ticks, of which there are several a second, also flush.
-    pub fn note(&mut self, entry: &Entry) {
-        let Some(file) = &mut self.file else { return };
-        let flush = !matches!(entry, Entry::Told(_, Input::Heard(_) | Input::Sent { .. }));
-        if let Err(error) = write(file, entry, flush) {
-            tracing::warn!("recording to {} has ended: {error}", self.path.display());
-            self.file = None;
-        }
+    fn to(file: impl Write + Send + 'static, path: &Path) -> io::Result<Self> {
+        let (entries, queue) = mpsc::sync_channel(QUEUE);
+        let (failed, ended) = mpsc::channel();
+        thread::Builder::new().name("recorder".into()).spawn(move || {
+            if let Err(error) = write_all(file, &queue) {
+                let _ = failed.send(error);
+            }
+        })?;
+        Ok(Recorder { entries: Some(entries), ended, path: path.into() })
+    }
+
+    /// Notes an entry; the reason, if that was the end of the recording.
+    pub fn note(&mut self, entry: Entry) -> Result<(), String> {
+        let Some(entries) = &self.entries else { return Ok(()) };
+        let why = match entries.try_send(entry) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(_)) => "the disk does not keep up".into(),
+            Err(TrySendError::Disconnected(_)) => self
+                .ended
+                .try_recv()
+                .map_or_else(|_| "its thread has ended".into(), |error| error.to_string()),
+        };
+        self.entries = None;
+        Err(format!("the recording to {} has ended: {why}", self.path.display()))
     }
 
     /// Notes what the core is told, if anybody listens.
-    pub fn told(&mut self, now: Time, input: &Input) {
-        if self.file.is_some() {
-            self.note(&Entry::Told(now, input.clone()));
+    pub fn told(&mut self, now: Time, input: &Input) -> Result<(), String> {
+        match self.entries {
+            Some(_) => self.note(Entry::Told(now, input.clone())),
+            None => Ok(()),
         }
     }
+
+    /// Waits until all is written, at most so long.
+    pub fn finish(&mut self, limit: Duration) {
+        if self.entries.take().is_some() {
+            // The thread drops its end when it has written all.
+            let _ = self.ended.recv_timeout(limit);
+        }
+    }
+}
+
+fn write_all(file: impl Write, entries: &Receiver<Entry>) -> io::Result<()> {
+    let mut file = BufWriter::new(file);
+    for entry in entries {
+        // Ticks, of which there are several a second, also flush.
+        let flush = !matches!(entry, Entry::Told(_, Input::Heard(_) | Input::Sent { .. }));
+        write(&mut file, &entry, flush)?;
+    }
+    file.flush()
 }
 
 fn write(file: &mut impl Write, entry: &Entry, flush: bool) -> io::Result<()> {
@@ -150,7 +194,8 @@ mod tests {
         ];
         for half in entries.chunks(2) {
             let mut recorder = Recorder::open(&path).unwrap();
-            half.iter().for_each(|e| recorder.note(e));
+            half.iter().for_each(|e| recorder.note(e.clone()).unwrap());
+            recorder.finish(Duration::from_secs(10));
         }
         let read_all = || read(&path).unwrap().collect::<io::Result<Vec<_>>>();
         assert_eq!(read_all().unwrap(), entries);
@@ -160,6 +205,19 @@ mod tests {
         std::fs::write(&path, b"something else altogether").unwrap();
         assert!(read_all().is_err());
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_stalls_ends_the_recording_and_holds_nobody_up() {
+        let (reader, stalled) = io::pipe().unwrap();
+        let path = std::env::temp_dir().join(format!("onemac-stalled-{}", std::process::id()));
+        let mut recorder = Recorder::to(stalled, &path).unwrap();
+        // More than a pipe (64 KiB) and the queue hold.
+        let why = (0..100_000).find_map(|i| recorder.told(Time(i), &Input::Tick).err()).unwrap();
+        assert!(why.contains("does not keep up"), "{why}");
+        assert_eq!(recorder.told(Time(0), &Input::Tick), Ok(()), "told once");
+        recorder.finish(Duration::from_secs(10));
+        drop(reader);
     }
 
     #[test]

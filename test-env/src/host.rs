@@ -1,5 +1,6 @@
 //! One cluster member of a lab.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
@@ -48,6 +49,17 @@ struct Programs {
     echo: Option<EchoServer>,
     /// The host's own program, where it has one.
     program: Option<PathBuf>,
+}
+
+/// What is around an agent, where that is not as usual.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Where its standard error goes, if not to its log.
+    pub errors: Option<Stdio>,
+    /// More variables of its environment.
+    pub environment: Vec<(String, OsString)>,
+    /// More arguments.
+    pub arguments: Vec<OsString>,
 }
 
 /// How a command of the program under test ended.
@@ -196,6 +208,14 @@ impl Host {
     /// # Errors
     /// When one runs already or the program can not be started.
     pub fn start_agent(&self) -> Result<()> {
+        self.start_agent_in(Surroundings::default())
+    }
+
+    /// The same, with something unusual around it.
+    ///
+    /// # Errors
+    /// As [`Self::start_agent`].
+    pub fn start_agent_in(&self, surroundings: Surroundings) -> Result<()> {
         let program = self.program()?;
         let mut programs = self.programs();
         if let Some(agent) = &mut programs.agent
@@ -206,7 +226,12 @@ impl Host {
         let mut command = self.netns.command(&program.display().to_string());
         command.args(["run", "--host", &self.name(), "--config"]).arg(self.definition_path());
         command.arg("--run-dir").arg(self.run_dir()).env("RUST_BACKTRACE", "1");
-        let process = Process::start(command, "onemac run", &self.agent_log_path(), self.outlives)?;
+        command.args(surroundings.arguments).envs(surroundings.environment);
+        let (what, log, outlives) = ("onemac run", self.agent_log_path(), self.outlives);
+        let process = match surroundings.errors {
+            None => Process::start(command, what, &log, outlives)?,
+            Some(errors) => Process::start_with_errors_to(command, what, &log, errors, outlives)?,
+        };
         programs.agent = Some(Agent { process, paused: false });
         Ok(())
     }

@@ -29,9 +29,23 @@ impl Process {
     ///
     /// # Errors
     /// When the log can not be opened or the program not be started.
-    pub fn start(mut command: Command, what: &str, log: &Path, outlives: bool) -> Result<Self> {
-        let out = open_log(log)?;
-        command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+    pub fn start(command: Command, what: &str, log: &Path, outlives: bool) -> Result<Self> {
+        let errors = open_log(log)?;
+        Self::start_with_errors_to(command, what, log, errors.into(), outlives)
+    }
+
+    /// The same, with standard error elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_errors_to(
+        mut command: Command,
+        what: &str,
+        log: &Path,
+        errors: Stdio,
+        outlives: bool,
+    ) -> Result<Self> {
+        command.stdin(Stdio::null()).stderr(errors).stdout(open_log(log)?);
         // A group of its own: Ctrl-C in the terminal is for the lab, which then ends its programs.
         command.process_group(0);
         if !outlives {

@@ -16,6 +16,7 @@ use crate::cli::{Cli, Command};
 use crate::daemon::{self, Lock};
 use crate::failure::{Failure, Result};
 use crate::gossip::letter::Order;
+use crate::warnings::Warnings;
 use crate::{kernel, plan, setup};
 
 /// Carries out a command.
@@ -105,7 +106,11 @@ fn print_plan(file: &Path, host: Option<&str>, alive: Option<&[String]>, json: b
 
 fn clean(run_dir: &Path) -> Result<()> {
     let _lock = Lock::take()?;
-    let cleaned = run::runtime()?.block_on(kernel::clean(run_dir))?;
+    let warnings = Warnings::default();
+    let cleaned = run::runtime()?.block_on(kernel::clean(run_dir, &warnings))?;
+    for warning in warnings.list() {
+        eprintln!("onemac: {}; {}", warning.what, warning.advice);
+    }
     let _ = fs::remove_file(crate::control::socket_path(run_dir));
     daemon::forget(run_dir);
     let mut removed = Vec::new();

@@ -1,29 +1,64 @@
 //! `onemac run`, as far as it is a command.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon;
 use crate::failure::{Failure, Result};
+use crate::log::Log;
+
+/// For so long the last lines of the log may hold up the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it ends.
 pub fn run(config: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &Path) -> Result<()> {
+    // A journal that is restarted, or a pipe whose reader has gone, costs lines of the log and not the agent.
+    // SAFETY: no thread exists yet, and to ignore SIGPIPE needs no handler.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    let log = Log::to_stderr().map_err(|e| Failure::failed(format_args!("cannot start the log: {e}")))?;
+    let _last_lines = LastLines(log.clone());
+    start_log(&log);
+    runtime()?.block_on(daemon::run(config, host, record, run_dir, log))
+}
+
+fn start_log(log: &Log) {
     // chitchat warns of every dead seed in every round; who is alive is told by the core.
     let filter =
         EnvFilter::try_from_env("ONEMAC_LOG").unwrap_or_else(|_| EnvFilter::new("info,chitchat=error"));
-    let log = tracing_subscriber::fmt()
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer.clone())
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // systemd's journal has the time already.
     match std::env::var_os("JOURNAL_STREAM") {
-        Some(_) => log.without_time().init(),
-        None => log.init(),
+        Some(_) => lines.without_time().init(),
+        None => lines.init(),
     }
-    runtime()?.block_on(daemon::run(config, host, record, run_dir))
+    // The usual hook writes to standard error itself, and would hold up the end for as long as nobody reads there.
+    panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        match trace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{trace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
+}
+
+/// Waits for the log, however the agent ends.
+struct LastLines(Log);
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        self.0.finish(LAST_LINES);
+    }
 }
 
 /// One thread is enough for all that an agent has to say; the rules have their own.

@@ -8,14 +8,14 @@ use std::time::Duration;
 use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
-use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
 use super::life::Keeper;
 use super::lists::Lists;
 use super::looks::Looks;
 use super::orders::Desk;
-use super::{Signals, Terms, answers, notify, story};
+use super::systemd::Systemd;
+use super::{Signals, Terms, answers, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
@@ -26,10 +26,20 @@ use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
 use crate::kernel::{self, Footing, Kernel};
+use crate::log::Losses;
 use crate::record::Recorder;
 
 /// Two signals to end within this time are one wish.
 const SAME_WISH: Duration = Duration::from_millis(500);
+
+/// How often the loop looks after its own log.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// For so long the status tells of lines of the log that were not written.
+const LOSSES_STAND: Duration = Duration::from_secs(600);
+const LOG_WARNING: &str = "log";
+
+/// For so long the end of an agent may wait for its recording.
+const LAST_ENTRIES: Duration = Duration::from_secs(1);
 
 /// All that can wake the loop.
 pub struct Inputs {
@@ -69,16 +79,18 @@ pub struct Driver {
     pub(super) desk: Desk,
     pub(super) looks: Looks,
     pub(super) lists: Lists,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
     committed: mpsc::UnboundedSender<(u64, bool)>,
     commits: mpsc::UnboundedReceiver<(u64, bool)>,
     pub(super) lease_until: Option<Time>,
     born: Time,
-    /// Whether systemd listens.
-    systemd: bool,
-    told: Option<String>,
+    systemd: Systemd,
+    /// When to see to what is around the agent.
+    housekeeping: Time,
+    losses: Losses,
+    losses_told: Time,
     /// The last thing told was that the kernel refuses.
     refused: bool,
     /// The lease was renewed just now.
@@ -112,8 +124,10 @@ impl Driver {
             commits,
             lease_until: None,
             born: clock::now(),
-            systemd: std::env::var_os("NOTIFY_SOCKET").is_some(),
-            told: None,
+            systemd: Systemd::open(clock::now()),
+            housekeeping: clock::now(),
+            losses: Losses::default(),
+            losses_told: Time::default(),
             refused: false,
             renewed: false,
             stop: false,
@@ -181,7 +195,7 @@ impl Driver {
                         }
                         None => told_to_leave = Some(clock::now()),
                     }
-                    notify(&[NotifyState::Stopping]);
+                    self.systemd.stopping(clock::now());
                     self.feed(Input::Leave).await;
                 }
                 ended = &mut gossip_ended => {
@@ -192,6 +206,7 @@ impl Driver {
         }
         // The last word is on its way through the socket's queue; nothing waits for it any more.
         tokio::time::sleep(Duration::from_millis(20)).await;
+        self.recorder.finish(LAST_ENTRIES);
         Ok(())
     }
 
@@ -201,7 +216,7 @@ impl Driver {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
-        self.tell_systemd();
+        self.keep_house();
         if std::mem::take(&mut self.renewed) && self.may_restart() {
             self.restart().await;
         }
@@ -209,7 +224,13 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let now = clock::now();
-        self.recorder.told(now, &input);
+        if let Err(why) = self.recorder.told(now, &input) {
+            self.terms.warnings.raise(
+                "recording",
+                why,
+                "start the agent with --record to a disk that has room and time",
+            );
+        }
         self.node.handle(now, input);
     }
 
@@ -229,9 +250,11 @@ impl Driver {
                     self.voices.wire.send_to_hosts(Some(&host), Kind::Letter, &letter);
                 }
                 Action::Remember(memory) => {
+                    let began = clock::now();
                     if let Err(error) = self.keeper.keep(memory) {
                         tracing::warn!("{error}");
                     }
+                    self.look_at_run_dir(clock::now().since(began));
                 }
                 Action::Changed(_) => self.change_definition().await,
                 Action::Note(event) => {
@@ -309,27 +332,66 @@ impl Driver {
         }
     }
 
-    /// A line for `systemctl status`, when it has changed, and a sign of life for the watchdog.
-    fn tell_systemd(&mut self) {
-        if !self.systemd {
-            return;
+    /// Tells systemd, and what has become of the log, when it is time. The core's deadlines, several a second, see to it.
+    fn keep_house(&mut self) {
+        let now = clock::now();
+        if self.systemd.due().is_some_and(|due| now >= due) {
+            let line = self.line(now);
+            self.systemd.speak(now, line);
         }
-        let status = self.node.status(clock::now());
+        if now >= self.housekeeping {
+            self.housekeeping = now + HOUSEKEEPING;
+            self.tell_losses(now);
+        }
+    }
+
+    /// How we are, for `systemctl status`.
+    fn line(&self, now: Time) -> String {
+        let status = self.node.status(now);
         let alive = status.hosts.iter().filter(|h| h.alive).count();
         let owned: u32 = status.services.iter().map(|s| s.owned).sum();
-        let line = format!(
+        format!(
             "{:?}, {owned} of {} slices, {alive} of {} hosts alive",
             status.state,
             self.terms.definition.slices,
             status.hosts.len()
         )
-        .to_lowercase();
-        let mut state = vec![NotifyState::Watchdog];
-        if self.told.as_ref() != Some(&line) {
-            state.push(NotifyState::Status(&line));
+        .to_lowercase()
+    }
+
+    /// The loop waits for the run directory, because a next agent must not take up an older life than the others have
+    /// heard of.
+    fn look_at_run_dir(&self, took: Duration) {
+        if took > self.terms.definition.timing.heartbeat {
+            self.terms.warnings.raise(
+                "run directory",
+                format!("a write to the run directory took {} ms; one that takes a lease costs this host its slices", took.as_millis()),
+                "put the run directory on a tmpfs, as /run is (--run-dir)",
+            );
         }
-        notify(&state);
-        self.told = Some(line);
+    }
+
+    /// Warns of lines of the log that were not written.
+    fn tell_losses(&mut self, now: Time) {
+        let losses = self.terms.log.losses();
+        let warnings = &self.terms.warnings;
+        if losses.goes_on {
+            warnings.raise(
+                LOG_WARNING,
+                "lines of this agent's log are left out: whatever reads its standard error has stalled or gone",
+                "look at the journal (systemctl status systemd-journald) or the program and the disk that the log goes to",
+            );
+        } else if losses != self.losses {
+            self.losses_told = now;
+            warnings.raise(
+                LOG_WARNING,
+                format!("{} lines of this agent's log were not written; new lines are", losses.lines),
+                "look for what stopped the reader of its standard error: the journal, a pipe, a full disk",
+            );
+        } else if losses.lines > 0 && now.since(self.losses_told) > LOSSES_STAND {
+            warnings.clear(LOG_WARNING);
+        }
+        self.losses = losses;
     }
 
     /// Whether this agent runs for longer than a hundred heartbeats.

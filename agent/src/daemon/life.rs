@@ -1,7 +1,6 @@
 //! What an agent keeps in the run directory for the next one on this boot: `life.json`.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use onemac_core::node::Memory;
@@ -9,6 +8,7 @@ use onemac_core::view::DefinitionId;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
+use crate::files;
 use crate::gossip::VERSION;
 
 /// The file's form. Another number, or anything that is not understood, counts as no file.
@@ -69,19 +69,14 @@ impl Keeper {
         self.write()
     }
 
-    /// Whole or not at all: a reader never finds half a file.
     fn write(&self) -> Result<()> {
-        let cannot = |e: std::io::Error| {
+        let bytes = serde_json::to_vec(&self.life).map_err(Failure::failed)?;
+        files::replace(&self.path, &bytes).map_err(|e| {
             Failure::failed(format_args!(
                 "can not keep what a next agent needs in {}: {e}",
                 self.path.display()
             ))
-        };
-        let bytes = serde_json::to_vec(&self.life).map_err(Failure::failed)?;
-        let new = self.path.with_extension("new");
-        let mut file = fs::File::create(&new).map_err(cannot)?;
-        file.write_all(&bytes).map_err(cannot)?;
-        fs::rename(&new, &self.path).map_err(cannot)
+        })
     }
 }
 

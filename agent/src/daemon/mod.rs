@@ -7,9 +7,11 @@ mod life;
 mod lists;
 mod lock;
 mod looks;
+mod memory;
 mod orders;
 mod priority;
 pub mod story;
+mod systemd;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,7 +22,6 @@ use std::sync::Arc;
 use onemac_core::node::{Input, Memory};
 use onemac_definition::{Definition, Host};
 use onemac_rules::Wanted;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -35,6 +36,7 @@ use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
+use crate::log::Log;
 use crate::record::{Entry, Recorder, Start};
 use crate::setup::{self, Secret};
 use crate::warnings::Warnings;
@@ -52,6 +54,8 @@ pub(crate) struct Terms {
     pub program: PathBuf,
     /// What is wrong with this machine.
     pub warnings: Warnings,
+    /// Where the log's lines wait.
+    pub log: Log,
 }
 
 /// What has been opened before anything is made in the kernel.
@@ -66,18 +70,25 @@ struct Doors {
 /// Runs the agent until it is told to leave.
 ///
 /// Whatever can fail for a reason of the operator's is tried before anything is made.
-pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &Path) -> Result<()> {
+pub async fn run(
+    file: &Path,
+    host: Option<&str>,
+    record: Option<&Path>,
+    run_dir: &Path,
+    log: Log,
+) -> Result<()> {
     let definition = setup::load_definition(file)?;
     setup::refuse_what_is_to_come(file, &definition)?;
     let host = setup::pick_host(&definition, host)?.clone();
     let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
     let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
+    let warnings = Warnings::default();
+    memory::lock(&warnings);
     priority::raise();
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
-    let warnings = Warnings::default();
     let terms = Terms {
         definition,
         host,
@@ -86,6 +97,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
         file: absolute(file),
         program: std::env::current_exe().map_err(Failure::failed)?,
         warnings: warnings.clone(),
+        log,
     };
     let (wire, incoming) = open_wire(&terms).await?;
     let questions = server::open(&socket_path(run_dir))?;
@@ -166,8 +178,8 @@ async fn serve(
         at: clock::now(),
     };
     let node = start.node();
-    doors.recorder.note(&Entry::Start(Box::new(start)));
-    notify(&[NotifyState::Ready]);
+    // The queue is empty.
+    let _ = doors.recorder.note(Entry::Start(Box::new(start)));
     let Doors { wire, incoming, questions, signals, recorder } = doors;
     let footing = kernel.guard(footing);
     let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, footing, questions, signals };
@@ -258,12 +270,5 @@ impl End {
             _ = self.terminate.recv() => {},
             _ = self.interrupt.recv() => {},
         }
-    }
-}
-
-/// Tells systemd, if it is there.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!("systemd was not told: {error}");
     }
 }

@@ -27,6 +27,9 @@ use crate::setup;
 const AGAIN: Duration = Duration::from_millis(200);
 const TRIES: u32 = 15;
 
+/// For so long a restart waits for the recording, and for the log.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// For how long a restart waits for moves to end.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -313,6 +316,9 @@ impl Driver {
         // The answer has to leave before its socket is gone.
         tokio::time::sleep(Duration::from_millis(5)).await;
         self.kernel.netfilter.finish().await;
+        // What these have not written by then is lost; the lease does not wait.
+        self.recorder.finish(LAST_WORDS);
+        self.terms.log.finish(LAST_WORDS);
         let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
         tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
     }

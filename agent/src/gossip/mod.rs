@@ -90,6 +90,14 @@ pub fn encode(report: &Report) -> Option<Vec<u8>> {
     (bytes.len() <= REPORT_MAX).then_some(bytes)
 }
 
+/// Who speaks in these bytes, and which of its reports they are: what can be read in every version.
+pub fn whose(bytes: &[u8]) -> Option<(&str, Stamp)> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let host = rest.get(..header[HEADER - 1].into())?;
+    let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    Some((std::str::from_utf8(host).ok()?, Stamp { incarnation: number(2)?, seq: number(10)? }))
+}
+
 /// What these bytes say; `None` if that is nothing.
 pub fn decode(bytes: &[u8]) -> Option<Word> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
@@ -103,8 +111,7 @@ pub fn decode(bytes: &[u8]) -> Option<Word> {
             // What is not known is safest taken for this.
             _ => Part::Serves,
         };
-        let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-        let stamp = Stamp { incarnation: number(2)?, seq: number(10)? };
+        let (_, stamp) = whose(bytes)?;
         return Some(Word::Other { host, stamp, part, version });
     }
     let (report, rest): (Report, _) = postcard::take_from_bytes(rest).ok()?;

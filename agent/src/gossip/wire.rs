@@ -5,15 +5,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::SndBufForce;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use onemac_core::node::STRANGER_INTERVAL;
+use onemac_core::time::Time;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::Word;
 use super::letter::Letter;
 use super::seal::{Kind, Opened, Sealer};
+use crate::clock;
 
 /// The largest datagram that UDP over IPv4 can carry.
 pub const DATAGRAM_MAX: usize = 65_507;
@@ -21,6 +25,18 @@ pub const DATAGRAM_MAX: usize = 65_507;
 /// Room for what waits for hosts that do not answer ARP: three seconds of datagrams for each of 63, some
 /// 60 of 2 KiB (with the kernel's book-keeping) each.
 const SEND_BUFFER: usize = 8 << 20;
+
+/// Room for some ten thousand small datagrams: what comes in a flood while the loop does something else.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// How many datagrams are read in one turn, and the rest before the next turn if more are waiting. A flood takes about
+/// half a processor at most, and the loop has its turn in between; ordinary rounds of the largest cluster are one turn.
+const TURN: usize = 512;
+const REST: Duration = Duration::from_millis(1);
+
+/// A host is greeted at most so often. Any greeting leads to a handshake with the present run of the host, whatever
+/// datagram it answers, so that a flood of old ones cannot keep it from the one that it needs.
+const GREETING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How many incoming messages wait for a reader. More than a few rounds of the largest cluster; beyond
 /// that the newest are dropped, which gossip repairs.
@@ -60,9 +76,28 @@ pub struct Wire {
     me: SocketAddr,
     socket: UdpSocket,
     sealer: Mutex<Sealer>,
+    /// What somebody else may make us do, by the address that it seems to come from. Configured hosts only.
+    limits: Mutex<HashMap<SocketAddr, Limits>>,
     peers: RwLock<HashMap<SocketAddr, String>>,
     /// For the operator.
     pub counts: Counts,
+}
+
+/// When a host was last greeted, and told of as a stranger.
+#[derive(Default)]
+struct Limits {
+    greeted: Option<Time>,
+    told: Option<Time>,
+}
+
+/// Whether this long has passed since; then it is now.
+fn may(last: &mut Option<Time>, interval: Duration) -> bool {
+    let now = clock::now();
+    let may = last.is_none_or(|at| now.since(at) >= interval);
+    if may {
+        *last = Some(now);
+    }
+    may
 }
 
 impl Wire {
@@ -76,9 +111,11 @@ impl Wire {
         let socket = UdpSocket::bind(me).await?;
         // Where this is not allowed the ordinary size has to do.
         let _ = setsockopt(&socket, SndBufForce, &SEND_BUFFER);
+        let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
         let sealer = Mutex::new(Sealer::new(key, me, nonce));
         let peers = RwLock::new(peers);
-        Ok(Arc::new(Wire { me, socket, sealer, peers, counts: Counts::default() }))
+        let limits = Mutex::default();
+        Ok(Arc::new(Wire { me, socket, sealer, limits, peers, counts: Counts::default() }))
     }
 
     /// Sends `body` to `to`; before a handshake a greeting goes in its place. Whether a datagram left.
@@ -131,18 +168,29 @@ impl Wire {
         let wire = Arc::clone(self);
         tokio::spawn(async move {
             let mut buffer = vec![0; DATAGRAM_MAX];
-            loop {
-                match wire.socket.recv_from(&mut buffer).await {
-                    Ok((len, from)) => wire.receive(from, &buffer[..len], &queue),
-                    // Errors of earlier sends (ICMP) and of memory: the socket goes on.
-                    Err(error) => tracing::debug!(%error, "gossip socket"),
+            while !queue.is_closed() {
+                if let Err(error) = wire.socket.readable().await {
+                    tracing::debug!(%error, "gossip socket");
                 }
-                if queue.is_closed() {
-                    return;
+                if !wire.turn(&mut buffer, &queue) {
+                    tokio::time::sleep(REST).await;
                 }
             }
         });
         incoming
+    }
+
+    /// Reads what waits, but not for long; whether that was all.
+    fn turn(&self, buffer: &mut [u8], queue: &mpsc::Sender<Incoming>) -> bool {
+        for _ in 0..TURN {
+            match self.socket.try_recv_from(buffer) {
+                Ok((len, from)) => self.receive(from, &buffer[..len], queue),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                // Errors of earlier sends (ICMP) and of memory: the socket goes on.
+                Err(error) => tracing::debug!(%error, "gossip socket"),
+            }
+        }
+        false
     }
 
     fn receive(&self, from: SocketAddr, datagram: &[u8], queue: &mpsc::Sender<Incoming>) {
@@ -160,14 +208,20 @@ impl Wire {
                     // The first genuine word of a run: show that we have heard it.
                     (!met).then(|| sealer.seal(from, Kind::Hello, &[]))
                 }
-                Opened::Greet => Some(sealer.seal_greeting(from, datagram)),
+                Opened::Greet => {
+                    let may_greet =
+                        may(&mut self.limits().entry(from).or_default().greeted, GREETING_INTERVAL);
+                    may_greet.then(|| sealer.seal_greeting(from, datagram))
+                }
                 Opened::Replay => {
                     self.counts.replayed.fetch_add(1, Ordering::Relaxed);
                     None
                 }
                 Opened::Forged => {
                     self.counts.forged.fetch_add(1, Ordering::Relaxed);
-                    let _ = queue.try_send(Incoming::Stranger(host.clone()));
+                    if may(&mut self.limits().entry(from).or_default().told, STRANGER_INTERVAL) {
+                        let _ = queue.try_send(Incoming::Stranger(host.clone()));
+                    }
                     None
                 }
             }
@@ -207,6 +261,10 @@ impl Wire {
                 false
             }
         }
+    }
+
+    fn limits(&self) -> MutexGuard<'_, HashMap<SocketAddr, Limits>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sealer(&self) -> MutexGuard<'_, Sealer> {

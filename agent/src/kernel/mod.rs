@@ -79,7 +79,7 @@ impl Kernel {
             conflict::refuse_strangers(&wanted).await?;
         }
 
-        let sysctls = sysctl::Changed::load(run_dir)?;
+        let sysctls = sysctl::Changed::load(run_dir, &warnings)?;
         let addresses = wanted.vips.iter().chain(hosts).copied().collect();
         let outside = inside::Outside { service: service.index, name: wanted.device.clone(), addresses };
         let wanted = Wanted { inside: inside::devices(&outside).await?, ..wanted };
@@ -171,8 +171,8 @@ pub struct Cleaned {
 }
 
 /// Removes what an agent left.
-pub async fn clean(run_dir: &Path) -> Result<Cleaned> {
-    let mut sysctls = sysctl::Changed::load(run_dir)?;
+pub async fn clean(run_dir: &Path, warnings: &Warnings) -> Result<Cleaned> {
+    let mut sysctls = sysctl::Changed::load(run_dir, warnings)?;
     let device = Links::open()?.remove(SHARED_DEVICE).await?;
     let rules = netfilter::remove_left_over().await?;
     let settings = sysctls.paths();

@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto};
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto, setsockopt};
 use socket2::{Domain, Socket, Type};
 
 /// A socket that takes frames of one ethertype from one device.
@@ -37,15 +38,29 @@ impl PacketSocket {
         Ok(sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
+    /// A frame that is there already; its length.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
+    }
+
     /// Waits for a frame; its length, or `None` if none came in this time (which must not be zero).
     pub fn receive(&self, buffer: &mut [u8], wait: Duration) -> io::Result<Option<usize>> {
         self.socket.set_read_timeout(Some(wait))?;
-        match recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Ok(len) => Ok(Some(len)),
-            // ENETDOWN is told once when the device goes down; it may come up again.
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()))
+    }
+
+    /// Room for so many bytes of frames that wait (with the kernel's book-keeping), if that is allowed.
+    pub fn set_receive_buffer(&self, bytes: usize) {
+        let _ = setsockopt(&self.socket, RcvBufForce, &bytes);
+    }
+}
+
+fn length(received: nix::Result<usize>) -> io::Result<Option<usize>> {
+    match received {
+        Ok(len) => Ok(Some(len)),
+        // ENETDOWN is told once when the device goes down; it may come up again.
+        Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

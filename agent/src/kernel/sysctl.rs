@@ -7,6 +7,8 @@ use onemac_rules::sysctl::Sysctl;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
+use crate::files;
+use crate::warnings::Warnings;
 
 /// Settings of devices that outlive the agent, as they were before it changed them. Kept in the run
 /// directory, so that `onemac clean` can restore what a killed agent changed.
@@ -33,17 +35,19 @@ struct Former {
 }
 
 impl Changed {
-    /// What an earlier run in this directory changed and did not restore.
-    pub fn load(run_dir: &Path) -> Result<Self> {
+    /// What an earlier run in this directory changed and did not restore. A file that cannot be read is put aside: what
+    /// was in it is lost in any case.
+    pub fn load(run_dir: &Path, warnings: &Warnings) -> Result<Self> {
         let file = run_dir.join("sysctls.json");
         let nothing = Changed { file: file.clone(), former: Vec::new() };
         let Ok(text) = fs::read(&file) else { return Ok(nothing) };
-        let record: Record = serde_json::from_slice(&text).map_err(|e| {
-            Failure::failed(format_args!(
-                "can not read the former settings in {}: {e}; restore them by hand and remove the file",
-                file.display()
-            ))
-        })?;
+        let record: Record = match serde_json::from_slice(&text) {
+            Ok(record) => record,
+            Err(error) => {
+                put_aside(&file, &error, warnings)?;
+                return Ok(nothing);
+            }
+        };
         let (boot, namespace) = whereabouts();
         if record.boot != boot {
             return Ok(nothing);
@@ -145,9 +149,29 @@ impl Changed {
         let (boot, namespace) = whereabouts();
         let record = Record { boot, namespace, former: self.former.clone() };
         let bytes = serde_json::to_vec_pretty(&record).map_err(Failure::failed)?;
-        fs::write(&self.file, bytes)
+        files::replace(&self.file, &bytes)
             .map_err(|e| Failure::failed(format_args!("can not write {}: {e}", self.file.display())))
     }
+}
+
+/// Keeps a broken file for the operator, where it is in nobody's way.
+fn put_aside(file: &Path, error: &serde_json::Error, warnings: &Warnings) -> Result<()> {
+    let aside = file.with_extension("json.broken");
+    fs::rename(file, &aside)
+        .map_err(|e| Failure::failed(format_args!("cannot put {} aside: {e}", file.display())))?;
+    warnings.raise(
+        "sysctls",
+        format!(
+            "the former kernel settings in {} cannot be read ({error}): an agent changed some before, and nobody can \
+             restore them",
+            file.display()
+        ),
+        format!(
+            "look at {}, at the settings that docs/ruleset.md lists, and at /etc/sysctl.d; then restart the agent",
+            aside.display()
+        ),
+    );
+    Ok(())
 }
 
 /// This boot, and this network namespace.

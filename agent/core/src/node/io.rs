@@ -31,7 +31,8 @@ pub enum Input {
         /// Whether the kernel now holds exactly [`Change::slices`].
         ok: bool,
     },
-    /// A datagram from the address of this configured host failed authentication.
+    /// A datagram from the address of this configured host failed authentication. Once in
+    /// [`STRANGER_INTERVAL`](super::STRANGER_INTERVAL) is enough.
     Stranger {
         /// The host that the definition gives this address to.
         host: String,

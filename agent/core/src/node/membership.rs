@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase};
+use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
 use crate::time::Time;
 use crate::view::DefinitionId;
@@ -227,7 +227,7 @@ impl Node {
     /// Marks the hosts that have been silent for too long.
     pub(super) fn expire(&mut self, now: Time) {
         let expiry = self.expiry();
-        self.strangers.retain(|_, &mut at| now.since(at) < expiry);
+        self.strangers.retain(|_, &mut at| now.since(at) < expiry + STRANGER_INTERVAL);
         self.expire_foreign(now);
         if now < self.next_expiry {
             return;

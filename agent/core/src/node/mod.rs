@@ -65,6 +65,9 @@ use crate::view::{Cluster, View};
 /// clock went back may hear of several lives of its own, one after the other; a stranger never gives way.
 const NAME_CONFLICTS_MAX: u32 = 8;
 
+/// Whoever feeds [`Input::Stranger`] need not do so more often than this for one host.
+pub const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// For how long connections of slices that have moved on are waited for, unless the definition says.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
