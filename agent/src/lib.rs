@@ -15,5 +15,6 @@ pub mod gossip;
 pub mod kernel;
 pub mod plan;
 pub mod record;
+pub mod secret;
 pub mod setup;
 pub mod warnings;

@@ -9,6 +9,7 @@ mod lock;
 mod looks;
 mod orders;
 mod priority;
+mod secrets;
 pub mod story;
 
 use std::collections::HashMap;
@@ -36,14 +37,15 @@ use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::{Found, Kernel};
 use crate::record::{Entry, Recorder, Start};
-use crate::setup::{self, Secret};
+use crate::secret::Secrets;
+use crate::setup;
 use crate::warnings::Warnings;
 
 /// What an agent runs by.
 pub(crate) struct Terms {
     pub definition: Definition,
     pub host: Host,
-    pub secret: Secret,
+    pub secrets: Secrets,
     /// Which run of the program this is; grows with every start.
     pub run: u64,
     /// Where the definition was read.
@@ -70,7 +72,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let definition = setup::load_definition(file)?;
     setup::refuse_what_is_to_come(file, &definition)?;
     let host = setup::pick_host(&definition, host)?.clone();
-    let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
+    let secrets = Secrets::load(&setup::secret_path(file, &definition))?;
     let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
     priority::raise();
@@ -81,7 +83,7 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let terms = Terms {
         definition,
         host,
-        secret,
+        secrets,
         run: incarnation::next(run_dir)?,
         file: absolute(file),
         program: std::env::current_exe().map_err(Failure::failed)?,
@@ -91,10 +93,10 @@ pub async fn run(file: &Path, host: Option<&str>, record: Option<&Path>, run_dir
     let questions = server::open(&socket_path(run_dir))?;
     let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
-    let cluster = setup::cluster(&terms.definition);
+    let cluster = setup::cluster(&terms.definition, &terms.secrets);
     let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
     let kept = keeper.found();
-    let wanted = wanted(&terms.definition, &terms.host, &terms.secret);
+    let wanted = wanted(&terms.definition, &terms.host, &terms.secrets);
     let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), warnings).await;
     let result = match kernel {
         Ok((kernel, found)) => {
@@ -141,7 +143,7 @@ async fn serve(
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
     let (index, mac) = kernel.service_device();
-    let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
+    let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secrets.keys()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
     let (up, carrier) = kernel.carrier()?;
@@ -150,7 +152,7 @@ async fn serve(
         with: onemac_core::node::Start {
             host: host.name.clone(),
             mac,
-            cluster: setup::cluster(definition),
+            cluster: setup::cluster(definition, &terms.secrets),
             timing: setup::timing(definition),
             partition: setup::partition(definition),
             follow: setup::follow(definition),
@@ -188,7 +190,7 @@ fn peers(definition: &Definition, me: &str) -> HashMap<SocketAddr, String> {
 async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
     let me = &terms.host;
     let peers = peers(&terms.definition, &me.name);
-    let wire = Wire::open(me.gossip, terms.secret.gossip_key(), terms.run, peers).await;
+    let wire = Wire::open(me.gossip, terms.secrets.keys(), terms.run, peers).await;
     let wire = wire.map_err(|e| {
         let advice = match e.kind() {
             std::io::ErrorKind::AddrNotAvailable => "that address is not on this host: is --host right?",
@@ -202,7 +204,7 @@ async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>
 }
 
 /// What this host wants of its kernel before anything is decided: to accept nothing.
-pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
+pub fn wanted(definition: &Definition, host: &Host, secrets: &Secrets) -> Wanted {
     Wanted {
         device: host.interface.clone(),
         // Read from the device when it is looked up.
@@ -210,7 +212,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,
-        seed: secret.hash_seed(),
+        seed: secrets.hash_seed(),
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
         lease: None,

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use super::Word;
 use super::letter::Letter;
-use super::seal::{Kind, Opened, Sealer};
+use super::seal::{Kind, Opened, Sealer, Speaks};
+use crate::secret::Key;
 
 /// The largest datagram that UDP over IPv4 can carry.
 pub const DATAGRAM_MAX: usize = 65_507;
@@ -66,17 +67,17 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Binds `me`. `peers` are the other configured hosts by address.
+    /// Binds `me`. The first of one or two keys is spoken to all who accept it. `peers` are the other configured hosts by address.
     pub async fn open(
         me: SocketAddr,
-        key: [u8; 32],
+        keys: Vec<Key>,
         nonce: u64,
         peers: HashMap<SocketAddr, String>,
     ) -> io::Result<Arc<Self>> {
         let socket = UdpSocket::bind(me).await?;
         // Where this is not allowed the ordinary size has to do.
         let _ = setsockopt(&socket, SndBufForce, &SEND_BUFFER);
-        let sealer = Mutex::new(Sealer::new(key, me, nonce));
+        let sealer = Mutex::new(Sealer::new(keys, me, nonce));
         let peers = RwLock::new(peers);
         Ok(Arc::new(Wire { me, socket, sealer, peers, counts: Counts::default() }))
     }
@@ -88,14 +89,31 @@ impl Wire {
         if to == self.me {
             return false;
         }
-        let datagram = {
+        let (greeting, datagram) = {
             let mut sealer = self.sealer();
             match sealer.knows(to) {
-                true => sealer.seal(to, kind, body),
-                false => sealer.seal(to, Kind::Hello, &[]),
+                true => {
+                    let greeting = sealer.owes_greeting(to).then(|| sealer.seal(to, Kind::Hello, &[]));
+                    (greeting, sealer.seal(to, kind, body))
+                }
+                false => (None, sealer.seal(to, Kind::Hello, &[])),
             }
         };
+        if let Some(greeting) = greeting {
+            self.put(to, &greeting);
+        }
         self.put(to, &datagram)
+    }
+
+    /// These are the keys from now on.
+    pub fn set_keys(&self, keys: Vec<Key>) {
+        self.sealer().set_keys(keys);
+    }
+
+    /// What is known of the other hosts' secrets.
+    pub fn speaks(&self) -> HashMap<String, Speaks> {
+        let sealer = self.sealer();
+        self.known_peers().iter().map(|(at, host)| (host.clone(), sealer.speaks(*at))).collect()
     }
 
     /// Sends `body` to one host or to all; whether any datagram left.
