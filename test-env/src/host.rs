@@ -1,7 +1,9 @@
 //! One cluster member of a lab.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -48,6 +50,15 @@ struct Programs {
     echo: Option<EchoServer>,
     /// The host's own program, where it has one.
     program: Option<PathBuf>,
+}
+
+/// What an agent is started with, where that is not as usual.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Where its log goes instead of the file.
+    pub log: Option<OwnedFd>,
+    /// What its environment has besides.
+    pub environment: Vec<(String, OsString)>,
 }
 
 /// How a command of the program under test ended.
@@ -196,6 +207,14 @@ impl Host {
     /// # Errors
     /// When one runs already or the program can not be started.
     pub fn start_agent(&self) -> Result<()> {
+        self.start_agent_in(Surroundings::default())
+    }
+
+    /// As [`Self::start_agent`], in other surroundings.
+    ///
+    /// # Errors
+    /// As [`Self::start_agent`].
+    pub fn start_agent_in(&self, surroundings: Surroundings) -> Result<()> {
         let program = self.program()?;
         let mut programs = self.programs();
         if let Some(agent) = &mut programs.agent
@@ -206,7 +225,12 @@ impl Host {
         let mut command = self.netns.command(&program.display().to_string());
         command.args(["run", "--host", &self.name(), "--config"]).arg(self.definition_path());
         command.arg("--run-dir").arg(self.run_dir()).env("RUST_BACKTRACE", "1");
-        let process = Process::start(command, "onemac run", &self.agent_log_path(), self.outlives)?;
+        command.envs(surroundings.environment);
+        let (what, log) = ("onemac run", self.agent_log_path());
+        let process = match surroundings.log {
+            Some(out) => Process::start_to(command, what, &log, out, self.outlives)?,
+            None => Process::start(command, what, &log, self.outlives)?,
+        };
         programs.agent = Some(Agent { process, paused: false });
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! killed when the handle goes.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,8 +30,22 @@ impl Process {
     ///
     /// # Errors
     /// When the log can not be opened or the program not be started.
-    pub fn start(mut command: Command, what: &str, log: &Path, outlives: bool) -> Result<Self> {
+    pub fn start(command: Command, what: &str, log: &Path, outlives: bool) -> Result<Self> {
         let out = open_log(log)?;
+        Self::start_to(command, what, log, out.into(), outlives)
+    }
+
+    /// As [`Self::start`], with both outputs to `out`, whose reader writes the log.
+    ///
+    /// # Errors
+    /// When the program can not be started.
+    pub fn start_to(
+        mut command: Command,
+        what: &str,
+        log: &Path,
+        out: OwnedFd,
+        outlives: bool,
+    ) -> Result<Self> {
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         // A group of its own: Ctrl-C in the terminal is for the lab, which then ends its programs.
         command.process_group(0);

@@ -119,7 +119,7 @@ fn stage(ours: &[SecretId], living: &[Peer<'_>], dead: &[&str], file: &str) -> O
         }
         let wants_another = names(&|peer| peer.speaks.accepts.first().is_some_and(|id| !ours.contains(id)));
         let what =
-            format!("the secret is being changed: this host has {} alone, {more} accept two", list(ours));
+            format!("the secret is being changed: {} alone is accepted here, two are by {more}", list(ours));
         return Some(match wants_another.is_empty() {
             true => (what, copy(&more)),
             false => (
@@ -130,21 +130,21 @@ fn stage(ours: &[SecretId], living: &[Peer<'_>], dead: &[&str], file: &str) -> O
             ),
         });
     };
-    let what = format!("the secret is being changed: {first}, the new one, and {second} are accepted");
+    let what = format!("the secret is being changed: {first}, the new one, and {second} are accepted here");
     let without = names(&|peer| !peer.accepts(first));
     if !without.is_empty() {
-        return Some((format!("{what}; {without} do not accept {first} yet"), copy(&without)));
+        return Some((format!("{what}; {first} is not accepted yet by {without}"), copy(&without)));
     }
     let old = names(&|peer| peer.speaks.last != Some(first));
     if !old.is_empty() {
         return Some((
-            format!("{what}; {old} still speak {second}"),
+            format!("{what}; {second} is still spoken by {old}"),
             format!("usually over by itself in a second; if it persists, {}", copy(&old)),
         ));
     }
     let absent = match dead.is_empty() {
         true => String::new(),
-        false => format!("; {} are not heard: give them the file before they start", dead.join(", ")),
+        false => format!("; copy it to {}, not heard now, before the agent starts there", dead.join(", ")),
     };
     Some((
         format!("{what}; every living host speaks {first}"),
@@ -167,7 +167,7 @@ mod tests {
         SecretId([n; 4])
     }
 
-    fn peer(name: &str, last: u8, accepts: &[u8]) -> Peer<'_> {
+    fn peer<'a>(name: &'a str, last: u8, accepts: &[u8]) -> Peer<'a> {
         Peer {
             name,
             speaks: Speaks { last: Some(id(last)), accepts: accepts.iter().map(|&n| id(n)).collect() },
@@ -207,12 +207,12 @@ mod tests {
         );
         says(
             told(&[2, 1], &[peer("a", 1, &[1]), peer("b", 2, &[2, 1])], &[]),
-            &["a do not accept 02020202 yet", "copy key of this host to a"],
+            &["02020202 is not accepted yet by a", "copy key of this host to a"],
         );
-        says(told(&[2, 1], &[peer("a", 1, &[2, 1])], &[]), &["a still speak 01010101"]);
+        says(told(&[2, 1], &[peer("a", 1, &[2, 1])], &[]), &["01010101 is still spoken by a"]);
         says(
             told(&[2, 1], &[peer("a", 2, &[2, 1]), peer("b", 2, &[2])], &["c"]),
-            &["every living host speaks 02020202", "keygen --drop key", "c are not heard"],
+            &["every living host speaks 02020202", "keygen --drop key", "copy it to c, not heard now"],
         );
         // We have dropped the old one, somebody has not.
         says(told(&[2], &[peer("a", 2, &[2, 1])], &[]), &["copy key of this host to a"]);
