@@ -258,9 +258,10 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     if let Some(rules) = rules {
         let rounds = rules.stop()?;
         notes.push(format!(
-            "rules: loaded and listed {} times, {} failed; slowest load {} ms, slowest list {} ms",
+            "rules: loaded and listed {} times, {} failed{}; slowest load {} ms, slowest list {} ms",
             rounds.done,
             rounds.failed,
+            rounds.why.map(|why| format!(" ({why})")).unwrap_or_default(),
             rounds.slowest_load.as_millis(),
             rounds.slowest_list.as_millis()
         ));

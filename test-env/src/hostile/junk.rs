@@ -12,6 +12,7 @@ use crate::capture::{Capture, Injector};
 use crate::frames::{addresses, mac, udp_datagram};
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::numbered::be_urgent;
 use crate::tcp::Dice;
 use crate::topology::addr;
 
@@ -141,6 +142,8 @@ fn send(
     stop: &AtomicBool,
     sent: &AtomicU64,
 ) -> Result<()> {
+    // The wire does not wait for this machine's processors.
+    be_urgent();
     let mut due = Instant::now();
     let pause = Duration::from_secs(1) / per_second;
     let mut frames = frames.iter().cycle();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::command;
 use crate::lab::Lab;
@@ -16,12 +16,14 @@ use crate::netns::Netns;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rounds {
     /// How often the table was loaded and listed.
     pub done: usize,
     /// How often one of the two failed.
     pub failed: usize,
+    /// How the first of them failed.
+    pub why: Option<String>,
     /// The longest time that a load took.
     pub slowest_load: Duration,
     /// The longest time that `nft list ruleset` took.
@@ -60,6 +62,7 @@ impl ForeignRules {
             let one = thread.join().map_err(|_| anyhow!("a thread that loads foreign rules panicked"))?;
             all.done += one.done;
             all.failed += one.failed;
+            all.why = all.why.or(one.why);
             all.slowest_load = all.slowest_load.max(one.slowest_load);
             all.slowest_list = all.slowest_list.max(one.slowest_list);
         }
@@ -80,7 +83,7 @@ fn table(addresses: u32) -> String {
         (0..addresses).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + 2 * n).to_string()).collect();
     format!(
         "table inet foreign {{}}\ndelete table inet foreign\ntable inet foreign {{\n set banned {{ type ipv4_addr; \
-         elements = {{ {} }} }}\n chain input {{ type filter hook input priority 10; ip saddr @banned drop }}\n}}\n",
+         elements = {{ {} }} }}\n chain input {{ type filter hook input priority 10; ip saddr @banned drop; }}\n}}\n",
         elements.join(", ")
     )
 }
@@ -89,14 +92,17 @@ fn repeat(netns: &Netns, text: &str, stop: &AtomicBool) -> Rounds {
     let mut rounds = Rounds::default();
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
-        let loaded = command::finish_with_input(netns.command("nft").args(["-f", "-"]), text);
+        let loaded = command::finish_with_input(netns.command("nft").args(["-f", "-"]), text).map(drop);
         rounds.slowest_load = rounds.slowest_load.max(began.elapsed());
         let began_to_list = Instant::now();
         // Given up where it would never end.
         let listed = list(netns.command("timeout").args(["30", "nft", "list", "ruleset"]));
         rounds.slowest_list = rounds.slowest_list.max(began_to_list.elapsed());
         rounds.done += 1;
-        rounds.failed += usize::from(loaded.is_err() || listed.is_err());
+        if let Err(error) = loaded.and(listed) {
+            rounds.failed += 1;
+            rounds.why.get_or_insert_with(|| first_line(&error));
+        }
         while began.elapsed() < EVERY && !stop.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20));
         }
@@ -105,7 +111,13 @@ fn repeat(netns: &Netns, text: &str, stop: &AtomicBool) -> Rounds {
 }
 
 fn list(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let status = status.with_context(|| format!("could not start {command:?}"))?;
-    if status.success() { Ok(()) } else { Err(anyhow!("{command:?} ended with {status}")) }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = command.output().with_context(|| format!("could not start {command:?}"))?;
+    ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Without the thousands of addresses that were its input.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{:#}", error.root_cause()).lines().next().unwrap_or_default().to_owned()
 }
