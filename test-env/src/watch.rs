@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use nix::libc;
 use nix::unistd::Pid;
 
 use crate::host::Host;
@@ -87,6 +88,20 @@ impl Stills {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the thread that looks at the clock panicked"))
     }
+}
+
+/// Gives the calling thread, and what it starts from then on, this niceness: -20 to 19. Who watches a busy machine must
+/// get his share of it.
+///
+/// # Errors
+/// When the caller is not root.
+pub fn be_nice(niceness: i32) -> Result<()> {
+    // SAFETY: a plain system call on numbers; 0 names the calling thread.
+    let status = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error()).context("could not change the niceness");
+    }
+    Ok(())
 }
 
 /// Processor time of a process so far.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use onemac_test_env::hostile::{Flood, ForeignRules, Hogs, Junk, LogPipe, Pressure, Recording, Supervisor};
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::watch::{Signs, Stills, Usage, log_length, logged_since};
+use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since};
 use onemac_test_env::{Host, Lab, Plan, Surroundings};
 use serde::Serialize;
 
@@ -189,6 +189,7 @@ fn main() -> Result<ExitCode> {
 
 fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     let does = |evil: Evil| evils.contains(&evil);
+    be_nice(0)?;
     let lab = Lab::build(&Plan::hosts(options.hosts))?;
     lab.start_responders()?;
     // What is replayed must have been said.
@@ -206,6 +207,8 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         host.start_agent_in(surroundings)?;
     }
     lab.wait_settled()?;
+    // All that is started from here on watches or disturbs; the agents run already.
+    be_nice(-20)?;
     let recorded = recording.map(Recording::stop).transpose()?.unwrap_or_default();
     // Machines that have not met yet lose the first packets between them.
     let started = Instant::now();

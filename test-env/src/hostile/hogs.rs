@@ -7,14 +7,14 @@ use anyhow::Result;
 use crate::lab::Lab;
 use crate::process::Process;
 
-/// How each of them is started: ordinary programs from the humblest to the greediest, batch and idle ones. The agent
-/// has the lowest real-time priority, so these are all that stand below it.
-const KINDS: &[&[&str]] = &[
-    &["nice", "-n", "19"],
-    &["nice", "-n", "0"],
-    &["nice", "-n", "-20"],
-    &["chrt", "--batch", "0"],
-    &["chrt", "--idle", "0"],
+/// What each of them makes of itself: ordinary programs from the humblest to the greediest, batch and idle ones. The
+/// agent has the lowest real-time priority, so these are all that stand below it.
+const KINDS: &[&str] = &[
+    "renice -n 19 -p $$",
+    "renice -n 0 -p $$",
+    "renice -n -20 -p $$",
+    "renice -n 0 -p $$ && chrt --batch --pid 0 $$",
+    "chrt --idle --pid 0 $$",
 ];
 
 /// Some of each kind. Dropping it ends them.
@@ -30,9 +30,9 @@ impl Hogs {
     /// When a program can not be started.
     pub fn start(lab: &Lab) -> Result<Self> {
         let processors = std::thread::available_parallelism()?.get();
-        let start = |kind: &&[&str]| {
-            let mut command = Command::new(kind[0]);
-            command.args(&kind[1..]).args(["sh", "-c", "while :; do :; done"]);
+        let start = |kind: &&str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("{kind} && while :; do :; done")]);
             Process::start(command, "a hog", &lab.dir().join("hogs.log"), false)
         };
         let kinds = KINDS.iter().flat_map(|kind| std::iter::repeat_n(kind, processors));
