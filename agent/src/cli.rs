@@ -165,7 +165,8 @@ pub enum Command {
     },
     /// Read the definition again. It comes into force when every living host has it; a bad one changes nothing.
     ///
-    /// Hosts, addresses, services, weights and the drain timeout can change this way. SIGHUP does the same.
+    /// Hosts, addresses, services, weights and the drain timeout can change this way, and the secret: see `keygen`.
+    /// SIGHUP does the same.
     Reload {
         /// Which agent to ask.
         #[command(flatten)]
@@ -191,10 +192,20 @@ pub enum Command {
         #[command(flatten)]
         run_dir: RunDir,
     },
-    /// Make a secret for a cluster: 32 random bytes in hex.
+    /// Make a secret for a cluster (32 random bytes in hex), or change the secret of a running one.
+    ///
+    /// To change it: `keygen --add FILE`, copy the file to every host, `reload` on every host; when `status` says that
+    /// all speak the new one, `keygen --drop FILE`, copy, `reload`. Nobody notices. A `reload` that would cut a living
+    /// host off is refused.
     Keygen {
         /// Write it to this new file, for its owner only, instead of printing it.
         file: Option<PathBuf>,
+        /// Put a new secret before the one in this file; both are accepted then.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        add: Option<PathBuf>,
+        /// Remove the old secret from this file, which holds two.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "add"])]
+        drop: Option<PathBuf>,
     },
     /// Print the completions for a shell.
     Completions {

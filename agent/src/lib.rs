@@ -17,5 +17,6 @@ pub mod kernel;
 pub mod log;
 pub mod plan;
 pub mod record;
+pub mod secret;
 pub mod setup;
 pub mod warnings;

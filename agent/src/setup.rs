@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use onemac_core::node::{Follow, Partition};
@@ -11,40 +10,10 @@ use onemac_core::view::{Cluster, DefinitionId};
 use onemac_definition::{Definition, Host, Protocol, Track};
 
 use crate::failure::{Failure, Result};
+use crate::secret::Secrets;
 
 /// The service of a definition without `services`.
 pub const DEFAULT_SERVICE: &str = "default";
-
-/// The cluster's shared secret: 32 bytes. Never printed.
-#[derive(Clone)]
-pub struct Secret([u8; 32]);
-
-impl Secret {
-    /// From 64 hex digits; white space around them does not count.
-    pub fn from_hex(text: &str) -> Option<Self> {
-        let digits = text.trim().as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Some(Secret(bytes))
-    }
-
-    /// The seed of the client hash: nobody outside can choose clients that all fall on one host.
-    pub fn hash_seed(&self) -> u32 {
-        let [a, b, c, d, ..] = blake3::derive_key("onemac 2026-11 client hash seed", &self.0);
-        u32::from_le_bytes([a, b, c, d])
-    }
-
-    /// The key under which the agents' datagrams are authenticated.
-    pub fn gossip_key(&self) -> [u8; 32] {
-        blake3::derive_key("onemac 2026-11 gossip authentication", &self.0)
-    }
-}
 
 /// Reads and validates the definition in `file`.
 pub fn load_definition(file: &Path) -> Result<Definition> {
@@ -67,30 +36,6 @@ pub fn refuse_what_is_to_come(file: &Path, definition: &Definition) -> Result<()
 /// Where the secret of a definition is.
 pub fn secret_path(file: &Path, definition: &Definition) -> PathBuf {
     file.parent().unwrap_or(Path::new(".")).join(&definition.secret_file)
-}
-
-/// Reads the secret. Refuses a file that others than its owner can read, and one that is not 64 hex
-/// digits.
-pub fn load_secret(path: &Path) -> Result<Secret> {
-    let shown = path.display();
-    let metadata = fs::metadata(path).map_err(|e| {
-        let advice = "make one with `onemac keygen` and copy the same file to every host";
-        Failure::usage(format_args!("can not read the secret {shown}: {e}; {advice}"))
-    })?;
-    if metadata.mode() & 0o077 != 0 {
-        let mode = metadata.mode() & 0o7777;
-        return Err(Failure::usage(format_args!(
-            "the secret {shown} can be read or changed by others (mode {mode:04o}): chmod 600 {shown}, and \
-             consider a new one if it has been so for long"
-        )));
-    }
-    let text = fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format_args!("can not read the secret {shown}: {e}")))?;
-    Secret::from_hex(&text).ok_or_else(|| {
-        Failure::usage(format_args!(
-            "the secret {shown} is not 64 hex digits (32 bytes): see `onemac keygen`"
-        ))
-    })
 }
 
 /// The host that `--host`, or else the machine's name, picks from the definition.
@@ -196,10 +141,12 @@ pub fn needs_restart(before: &Definition, after: &Definition, me: &str) -> Vec<S
     keys
 }
 
-/// The definition as the core sees it.
-pub fn cluster(definition: &Definition) -> Cluster {
+/// The definition as the core sees it. Its digest covers the seed of the client hash: hosts whose seeds differ would
+/// disagree about who is in which slice.
+pub fn cluster(definition: &Definition, secrets: &Secrets) -> Cluster {
     let mut id = [0; 16];
-    id.copy_from_slice(&blake3::hash(definition.to_yaml().as_bytes()).as_bytes()[..16]);
+    let digest = blake3::keyed_hash(secrets.hash_key(), definition.to_yaml().as_bytes());
+    id.copy_from_slice(&digest.as_bytes()[..16]);
     Cluster {
         name: definition.cluster.clone(),
         definition: DefinitionId(id),
@@ -220,26 +167,4 @@ pub fn partition(definition: &Definition) -> Partition {
 /// The definition's durations as the core sees them.
 pub fn timing(definition: &Definition) -> Timing {
     Timing { heartbeat: definition.timing.heartbeat, lease: definition.timing.lease }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_sixty_four_hex_digits() {
-        let hex = "00ff".repeat(16);
-        assert_eq!(Secret::from_hex(&format!(" {hex}\n")).unwrap().0[..2], [0, 255]);
-        for wrong in ["", "00", &hex[1..], &format!("{hex}00"), &hex.replace('f', "g")] {
-            assert!(Secret::from_hex(wrong).is_none(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn seed_and_key_are_derived_apart() {
-        let secret = Secret::from_hex(&"01".repeat(32)).unwrap();
-        let other = Secret::from_hex(&"02".repeat(32)).unwrap();
-        assert_ne!(secret.hash_seed(), other.hash_seed());
-        assert_ne!(secret.gossip_key()[..4], secret.hash_seed().to_le_bytes());
-    }
 }

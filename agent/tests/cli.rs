@@ -158,6 +158,19 @@ fn keygen_writes_a_private_file_and_never_over_another() {
     let before = fs::read(&file).unwrap();
     assert!(bad(1, &["keygen", &file]).contains("not overwritten"));
     assert_eq!(fs::read(&file).unwrap(), before);
+    // The way to change it.
+    let one = fs::read_to_string(&file).unwrap();
+    assert!(bad(1, &["keygen", "--drop", &file]).contains("one secret"));
+    assert!(good(&["keygen", "--add", &file]).contains("onemac reload"));
+    let two = fs::read_to_string(&file).unwrap();
+    assert!(two.ends_with(&one) && two.contains("\nseed "), "{two}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(bad(1, &["keygen", "--add", &file]).contains("two secrets already"));
+    assert!(good(&["keygen", "--drop", &file]).contains("onemac reload"));
+    let after = fs::read_to_string(&file).unwrap();
+    assert!(!after.contains(one.trim()) && after.contains("\nseed "), "{after}");
+    bad(2, &["keygen", "--add", &file, "--drop", &file]);
+    bad(2, &["keygen", &file, "--add", &file]);
 }
 
 #[test]

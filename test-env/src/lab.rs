@@ -252,6 +252,14 @@ impl Lab {
         self.wait_until("the cluster agrees and every slice has one owner", SETTLE, || self.is_settled())
     }
 
+    /// As [`Self::wait_settled`], where it is not sure to come: nothing is printed when it does not.
+    ///
+    /// # Errors
+    /// With what is missing.
+    pub fn settles_within(&self, limit: Duration) -> Result<()> {
+        poll_until(limit, || self.is_settled()).map(drop)
+    }
+
     /// Whether the living agents agree; what is still missing is the error.
     fn is_settled(&self) -> Result<bool> {
         let living: BTreeSet<String> =

@@ -23,6 +23,7 @@ pub mod flood;
 pub mod frames;
 mod generation;
 mod host;
+pub mod hostile;
 mod janitor;
 mod lab;
 mod loss;
@@ -38,6 +39,7 @@ mod snapshot;
 pub mod tcp;
 mod topology;
 mod wait;
+pub mod watch;
 
 pub use agent::binary;
 pub use arrivals::Arrivals;

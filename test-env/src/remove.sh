@@ -17,4 +17,13 @@ for path in /run/netns/"$prefix"*; do
     done
     ip netns del "$namespace" 2>/dev/null
 done
+# Where the lab was short of memory: who is left in the group would keep it.
+for group in /sys/fs/cgroup/memory/"$prefix"memory /sys/fs/cgroup/"$prefix"memory; do
+    [ -d "$group" ] || continue
+    for pid in $(cat "$group/cgroup.procs" 2>/dev/null); do
+        kill -9 "$pid" 2>/dev/null
+    done
+    sleep 0.2
+    rmdir "$group" 2>/dev/null
+done
 rm -rf -- "$dir"

@@ -11,6 +11,7 @@ use super::{orders, print_json, run};
 use crate::control::client;
 use crate::control::model::{Host, Owner, Slice, Slices, Status};
 use crate::failure::{Failure, Result};
+use crate::secret::Secrets;
 use crate::{plan, setup};
 
 fn ask<T: DeserializeOwned>(run_dir: &Path, question: &str) -> Result<T> {
@@ -157,7 +158,7 @@ pub fn owner_by_file(
     json: bool,
 ) -> Result<()> {
     let definition = setup::load_definition(file)?;
-    let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
+    let secrets = Secrets::load(&setup::secret_path(file, &definition))?;
     let alive = setup::alive_hosts(&definition, alive)?;
     let known = setup::services(&definition);
     let service = service.unwrap_or_else(|| known.first().cloned().unwrap_or_default());
@@ -167,7 +168,7 @@ pub fn owner_by_file(
             known.join(", ")
         )));
     }
-    let slice = jhash::slice_of(client, definition.slices, secret.hash_seed());
+    let slice = jhash::slice_of(client, definition.slices, secrets.hash_seed());
     let owner = plan::table(&definition, &service, &alive).owner(slice).map(String::from);
     print_owner(&Owner { client, service, slice, owner, claimed_by: None }, json)
 }

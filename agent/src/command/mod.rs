@@ -1,13 +1,12 @@
 //! The commands, one function each; the longer ones in files of their own.
 
 mod inspect;
+mod keygen;
 mod orders;
 mod replay;
 mod run;
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -16,6 +15,7 @@ use crate::cli::{Cli, Command};
 use crate::daemon::{self, Lock};
 use crate::failure::{Failure, Result};
 use crate::gossip::letter::Order;
+use crate::secret::Secrets;
 use crate::warnings::Warnings;
 use crate::{kernel, plan, setup};
 
@@ -48,7 +48,9 @@ pub fn execute(command: Command) -> Result<()> {
         Command::Restart { run_dir } => orders::restart(&run_dir.run_dir),
         Command::Replay { file, all } => replay::replay(&file, all),
         Command::Clean { run_dir } => clean(&run_dir.run_dir),
-        Command::Keygen { file } => keygen(file.as_deref()),
+        Command::Keygen { add: Some(file), .. } => keygen::add(&file),
+        Command::Keygen { drop: Some(file), .. } => keygen::drop(&file),
+        Command::Keygen { file, .. } => keygen::create(file.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "onemac", &mut std::io::stdout());
             Ok(())
@@ -81,17 +83,14 @@ fn print_plan(file: &Path, host: Option<&str>, alive: Option<&[String]>, json: b
     setup::refuse_what_is_to_come(file, &definition)?;
     let host = setup::pick_host(&definition, host)?;
     let alive = setup::alive_hosts(&definition, alive)?;
-    let secret = setup::load_secret(&setup::secret_path(file, &definition));
-    let wanted = match secret {
-        Ok(secret) => daemon::wanted(&definition, host, &secret),
+    let secrets = Secrets::load(&setup::secret_path(file, &definition));
+    let wanted = match secrets {
+        Ok(secrets) => daemon::wanted(&definition, host, &secrets),
         // A plan is for reading and must not need the secret; only the seed in it does.
         Err(why) => {
             eprintln!("note: {why}; the plan shows a seed that is not the cluster's");
-            daemon::wanted(
-                &definition,
-                host,
-                &setup::Secret::from_hex(&"0".repeat(64)).unwrap_or_else(|| unreachable!()),
-            )
+            let zeros = Secrets::parse(&"0".repeat(64)).map_err(Failure::failed)?;
+            daemon::wanted(&definition, host, &zeros)
         }
     };
     let plan = plan::plan(&definition, host, alive, wanted);
@@ -128,33 +127,6 @@ fn clean(run_dir: &Path) -> Result<()> {
         false => println!("removed {}", removed.join(", ")),
     }
     Ok(())
-}
-
-fn keygen(file: Option<&Path>) -> Result<()> {
-    let mut bytes = [0u8; 32];
-    let random = || -> std::io::Result<()> {
-        use std::io::Read;
-        fs::File::open("/dev/urandom")?.read_exact(&mut bytes)
-    };
-    let mut random = random;
-    random().map_err(|e| Failure::failed(format_args!("can not read /dev/urandom: {e}")))?;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let Some(file) = file else {
-        println!("{hex}");
-        return Ok(());
-    };
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut f| writeln!(f, "{hex}"));
-    written.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Failure::failed(format_args!("{} is there already and is not overwritten", file.display()))
-        }
-        _ => Failure::failed(format_args!("can not write {}: {e}", file.display())),
-    })
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {

@@ -49,6 +49,9 @@ pub struct Status {
     pub mac: String,
     /// The shared addresses.
     pub vips: Vec<IpAddr>,
+    /// The names of the secrets that this host accepts; the first is spoken to every host that accepts it.
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// How full conntrack's table is.
@@ -124,6 +127,12 @@ pub struct Host {
     /// The services that its operator has taken from it.
     #[serde(default)]
     pub drained: Vec<String>,
+    /// The name of the secret that it last spoke to this host; none if it was not heard directly, or is this host.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// The names of the secrets that it accepts, the one that it wants to speak first; empty if it has not said.
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// A service on this host.

@@ -13,7 +13,9 @@ use super::driver::Driver;
 use super::story;
 use crate::clock;
 use crate::control::model::{Host, Moving, Owner, Problem, Service, Slice, Slices, Staged, Status, View};
+use crate::gossip::seal::Speaks;
 use crate::kernel::conntrack;
+use crate::secret::SecretId;
 
 impl Driver {
     /// `onemac status`.
@@ -21,7 +23,9 @@ impl Driver {
         let now = clock::now();
         let core = self.node.status(now);
         let lease_ms = self.lease_until.map_or(0, |until| until.since(now).as_millis() as u64);
-        let problems = self.problems(&core, lease_ms);
+        let mut problems = self.problems(&core, lease_ms);
+        problems.extend(self.secret_problems(&core));
+        let speaks = self.voices.wire.speaks();
         let mut warnings = self.terms.warnings.list();
         warnings.extend(problems.iter().cloned().map(Into::into));
         Status {
@@ -32,7 +36,7 @@ impl Driver {
             lease_ms,
             problems,
             warnings,
-            hosts: core.hosts.iter().map(|h| self.host_row(h, now)).collect(),
+            hosts: core.hosts.iter().map(|h| self.host_row(h, speaks.get(&h.name), now)).collect(),
             services: core.services.iter().map(service).collect(),
             conntrack: conntrack::table(),
             incarnation: core.incarnation,
@@ -46,12 +50,18 @@ impl Driver {
             slices: self.terms.definition.slices,
             mac: self.terms.definition.mac.to_string(),
             vips: self.terms.definition.vips.clone(),
+            secrets: names(&self.terms.secrets.ids()),
         }
     }
 
-    fn host_row(&self, h: &HostStatus, now: Time) -> Host {
+    fn host_row(&self, h: &HostStatus, speaks: Option<&Speaks>, now: Time) -> Host {
         let wire_heard = self.wire_heard.get(&h.name);
-        Host { wire_ms: wire_heard.map(|at| now.since(*at).as_millis() as u64), ..host(h) }
+        Host {
+            wire_ms: wire_heard.map(|at| now.since(*at).as_millis() as u64),
+            secret: speaks.and_then(|s| s.last).map(|id| id.to_string()),
+            secrets: speaks.map(|s| names(&s.accepts)).unwrap_or_default(),
+            ..host(h)
+        }
     }
 
     /// Slices that have moved on, and what lives there.
@@ -82,7 +92,7 @@ impl Driver {
         if !known.contains(&service) {
             return Err(format!("no service `{service}`; the services are {}", known.join(", ")));
         }
-        let slice = jhash::slice_of(client, self.terms.definition.slices, self.terms.secret.hash_seed());
+        let slice = jhash::slice_of(client, self.terms.definition.slices, self.terms.secrets.hash_seed());
         let owner = self.node.table(&service).and_then(|t| t.owner(slice)).map(String::from);
         let claimed_by = claimants(&self.node, &service, slice).into_iter().next();
         Ok(Owner { client, service, slice, owner, claimed_by })
@@ -111,7 +121,8 @@ impl Driver {
         if !differing.is_empty() {
             add(
                 format!("other cluster definition on {differing}"),
-                "compare the files (sha256sum), copy the right one everywhere, restart those agents",
+                "compare the files (sha256sum) and the `seed` in the files of the secret, copy the right ones \
+                 everywhere, restart those agents",
             );
         }
         for peer in others().filter(|h| !h.alive && h.state != Some(HostState::Left)) {
@@ -164,7 +175,8 @@ impl Driver {
         if !strangers.is_empty() {
             add(
                 format!("datagrams from {strangers} fail authentication"),
-                "the secret file there differs from ours: copy the same one to every host, restart those agents",
+                "the secret file there differs from ours: copy the same one to every host, `onemac reload` there or \
+                 restart those agents",
             );
         }
         if core.state == HostState::Serving && lease_ms == 0 {
@@ -209,6 +221,10 @@ impl Driver {
     }
 }
 
+fn names(ids: &[SecretId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
 /// `onemac slices`.
 pub(super) fn slices(node: &Node, definition: &Definition) -> Slices {
     let of_service = |name: &String| {
@@ -247,6 +263,8 @@ fn host(h: &HostStatus) -> Host {
         connections: h.left.connections,
         oldest_s: h.left.oldest_s,
         drained: h.drained.iter().cloned().collect(),
+        secret: None,
+        secrets: Vec::new(),
     }
 }
 

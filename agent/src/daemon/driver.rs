@@ -277,7 +277,7 @@ impl Driver {
         if !footing.up || self.voices.beacon.is_on(footing.index, footing.mac) {
             return None;
         }
-        match Beacon::open(footing.index, footing.mac, &self.terms.secret.gossip_key()) {
+        match Beacon::open(footing.index, footing.mac, &self.terms.secrets.keys()) {
             Ok((beacon, words)) => {
                 self.voices.beacon = beacon;
                 Some(words)

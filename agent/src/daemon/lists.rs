@@ -135,7 +135,7 @@ impl Driver {
 
     /// A host has listed some of its connections.
     pub(super) async fn listed(&mut self, from: String, listing: Listing) {
-        let (slices, seed) = (self.terms.definition.slices, self.terms.secret.hash_seed());
+        let (slices, seed) = (self.terms.definition.slices, self.terms.secrets.hash_seed());
         let slice_of = |client| jhash::slice_of(client, slices, seed);
         let needed = |host: &str, service: &str, slice| self.node.needs_list(host, service, slice);
         if listing.round != self.node.list_round() || !self.lists.keep(&from, &listing, slice_of, needed) {

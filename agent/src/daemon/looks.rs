@@ -82,8 +82,8 @@ impl Looks {
     pub fn start(&mut self, terms: &Terms, with_clients: bool) {
         self.looking = true;
         self.due = None;
-        let (definition, seed) = (terms.definition.clone(), terms.secret.hash_seed());
-        let id = setup::cluster(&definition).definition;
+        let (definition, seed) = (terms.definition.clone(), terms.secrets.hash_seed());
+        let id = setup::cluster(&definition, &terms.secrets).definition;
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
             let at = clock::now();

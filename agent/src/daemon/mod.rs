@@ -10,6 +10,7 @@ mod looks;
 mod memory;
 mod orders;
 mod priority;
+mod secrets;
 pub mod story;
 mod systemd;
 
@@ -38,14 +39,15 @@ use crate::gossip::wire::{Incoming, Wire};
 use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
 use crate::log::Log;
 use crate::record::{Entry, Recorder, Start};
-use crate::setup::{self, Secret};
+use crate::secret::Secrets;
+use crate::setup;
 use crate::warnings::Warnings;
 
 /// What an agent runs by.
 pub(crate) struct Terms {
     pub definition: Definition,
     pub host: Host,
-    pub secret: Secret,
+    pub secrets: Secrets,
     /// Which run of the program this is; grows with every start.
     pub run: u64,
     /// Where the definition was read.
@@ -80,7 +82,7 @@ pub async fn run(
     let definition = setup::load_definition(file)?;
     setup::refuse_what_is_to_come(file, &definition)?;
     let host = setup::pick_host(&definition, host)?.clone();
-    let secret = setup::load_secret(&setup::secret_path(file, &definition))?;
+    let secrets = Secrets::load(&setup::secret_path(file, &definition))?;
     let recorder = open_recorder(record)?;
     let _lock = Lock::take()?;
     let warnings = Warnings::default();
@@ -92,7 +94,7 @@ pub async fn run(
     let terms = Terms {
         definition,
         host,
-        secret,
+        secrets,
         run: incarnation::next(run_dir)?,
         file: absolute(file),
         program: std::env::current_exe().map_err(Failure::failed)?,
@@ -103,10 +105,10 @@ pub async fn run(
     let questions = server::open(&socket_path(run_dir))?;
     let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
-    let cluster = setup::cluster(&terms.definition);
+    let cluster = setup::cluster(&terms.definition, &terms.secrets);
     let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
     let kept = keeper.found();
-    let wanted = wanted(&terms.definition, &terms.host, &terms.secret);
+    let wanted = wanted(&terms.definition, &terms.host, &terms.secrets);
     let hosts: Vec<IpAddr> = terms.definition.hosts.iter().map(|h| h.gossip.ip()).collect();
     let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), &hosts, warnings).await;
     let result = match kernel {
@@ -155,7 +157,7 @@ async fn serve(
     let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
     let footing = kernel.footing().await;
     let Footing { up, index, mac, .. } = footing;
-    let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secret.gossip_key()).map_err(|e| {
+    let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secrets.keys()).map_err(|e| {
         Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
     })?;
 
@@ -166,7 +168,7 @@ async fn serve(
         with: onemac_core::node::Start {
             host: host.name.clone(),
             mac,
-            cluster: setup::cluster(definition),
+            cluster: setup::cluster(definition, &terms.secrets),
             timing: setup::timing(definition),
             partition: setup::partition(definition),
             follow: setup::follow(definition),
@@ -205,7 +207,7 @@ fn peers(definition: &Definition, me: &str) -> HashMap<SocketAddr, String> {
 async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>)> {
     let me = &terms.host;
     let peers = peers(&terms.definition, &me.name);
-    let wire = Wire::open(me.gossip, terms.secret.gossip_key(), terms.run, peers).await;
+    let wire = Wire::open(me.gossip, terms.secrets.keys(), terms.run, peers).await;
     let wire = wire.map_err(|e| {
         let advice = match e.kind() {
             std::io::ErrorKind::AddrNotAvailable => "that address is not on this host: is --host right?",
@@ -219,7 +221,7 @@ async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>
 }
 
 /// What this host wants of its kernel before anything is decided: to accept nothing.
-pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
+pub fn wanted(definition: &Definition, host: &Host, secrets: &Secrets) -> Wanted {
     Wanted {
         device: host.interface.clone(),
         // Read from the device when it is looked up.
@@ -228,7 +230,7 @@ pub fn wanted(definition: &Definition, host: &Host, secret: &Secret) -> Wanted {
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,
-        seed: secret.hash_seed(),
+        seed: secrets.hash_seed(),
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
         inside: Default::default(),

@@ -197,7 +197,7 @@ impl Driver {
         }
     }
 
-    /// Reads the definition again. A bad one changes nothing.
+    /// Reads the definition and the secret again. A bad one of either changes nothing.
     pub(super) async fn reload(&mut self) -> Result<String> {
         let file = self.terms.file.clone();
         let definition = setup::load_definition(&file)?;
@@ -219,10 +219,12 @@ impl Driver {
                 keys.join(", ")
             )));
         }
-        let cluster = setup::cluster(&definition);
+        let secrets = self.read_secrets()?;
+        let cluster = setup::cluster(&definition, &secrets);
         let follow = setup::follow(&definition);
         let gone = definition.host(&me).is_none();
         let same = cluster.definition == self.node.definition();
+        let secret_said = self.take_up_secrets(secrets);
         self.desk.staged = (!same).then(|| Box::new(definition));
         self.feed(Input::Stage(Box::new(Staged { cluster, follow }))).await;
         let said = match self.node.staged() {
@@ -235,7 +237,7 @@ impl Driver {
             ),
         };
         let leaves = if gone { format!("; {me} is not in it and will leave") } else { String::new() };
-        Ok(said + &leaves)
+        Ok(said + &secret_said.map(|said| format!("; {said}")).unwrap_or_default() + &leaves)
     }
 
     /// Another definition is in force: the kernel's side of it, and whom we speak to.
@@ -251,7 +253,7 @@ impl Driver {
         all.extend(self.desk.leaving.clone());
         self.voices.wire.set_peers(all);
         let host = definition.host(&me).unwrap_or(&self.terms.host);
-        let wanted = super::wanted(&definition, host, &self.terms.secret);
+        let wanted = super::wanted(&definition, host, &self.terms.secrets);
         let services = setup::kernel_services(&self.terms.definition);
         let same = (&wanted.vips, &wanted.services, &wanted.device)
             == (&self.terms.definition.vips, &services, &self.terms.host.interface);
@@ -290,6 +292,9 @@ impl Driver {
 
     /// Starts the program anew as soon as nothing moves and the lease is fresh; the kernel serves meanwhile.
     pub(super) fn want_restart(&mut self, answer: Answer) {
+        if let Err(why) = self.read_secrets() {
+            return drop(answer.send(Err(Failure::failed(format_args!("{why}; this agent goes on")))));
+        }
         let (program, file) = (self.terms.program.clone(), self.terms.file.clone());
         let checked = self.desk.checked.0.clone();
         tokio::task::spawn_blocking(move || drop(checked.send((try_out(&program, &file), answer))));

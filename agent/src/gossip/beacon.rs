@@ -10,11 +10,13 @@
 //! `life (8) | number of the report (8) | piece (1) | pieces (1) | bytes`, numbers little-endian.
 //! The authentication is keyed BLAKE3, with a key derived for this purpose: over the report; of a piece, with another
 //! key, over the sender's MAC and the content. There is no handshake on this path: a report is only news if its
-//! stamp is later than the last one heard, which is also what a replay meets, here already.
+//! stamp is later than the last one heard, which is also what a replay meets, here already. While two
+//! secrets are accepted, every report goes out under each, for whoever does not accept the other: the second one that is
+//! heard is no news.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 
 use super::{REPORT_MAX, Word};
 use crate::kernel::packet::PacketSocket;
+use crate::secret::Key;
 
 /// IEEE Std 802, 9.2.3: "Local Experimental Ethertype 1".
 const ETHERTYPE: u16 = 0x88b5;
@@ -53,8 +56,8 @@ pub struct Beacon {
 
 impl Beacon {
     /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
-    pub fn open(index: u32, mac: [u8; 6], gossip_key: &[u8; 32]) -> io::Result<(Self, mpsc::Receiver<Word>)> {
-        let sealer = FrameSealer::new(gossip_key, mac);
+    pub fn open(index: u32, mac: [u8; 6], keys: &[Key]) -> io::Result<(Self, mpsc::Receiver<Word>)> {
+        let sealer = FrameSealer::new(keys, mac);
         let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
         socket.set_receive_buffer(RECEIVE_BUFFER);
         let (heard, reports) = mpsc::channel(QUEUE);
@@ -70,8 +73,17 @@ impl Beacon {
 
     /// Sends an encoded report; whether all of it left.
     pub fn send(&self, report: &[u8]) -> bool {
-        let frames = self.sealer.seal(report);
-        !frames.is_empty() && frames.iter().all(|frame| self.socket.send(frame).is_ok())
+        let mut left = false;
+        for key in &*self.sealer.keys() {
+            let frames = self.sealer.seal(key, report);
+            left |= !frames.is_empty() && frames.iter().all(|frame| self.socket.send(frame).is_ok());
+        }
+        left
+    }
+
+    /// These are the keys from now on.
+    pub fn set_keys(&self, keys: &[Key]) {
+        self.sealer.set_keys(keys);
     }
 }
 
@@ -178,10 +190,34 @@ impl Listener {
     }
 }
 
+/// What frames are authenticated with, derived from one secret.
+#[derive(Clone)]
+struct FrameKey {
+    report: [u8; 32],
+    piece: [u8; 32],
+}
+
+impl FrameKey {
+    fn new(key: &Key) -> Self {
+        FrameKey {
+            report: blake3::derive_key("onemac 2026-11 reports on the service wire", &key.gossip),
+            piece: blake3::derive_key("onemac 2026-11 pieces of reports on the service wire", &key.gossip),
+        }
+    }
+
+    fn of_report(&self, report: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(&self.report, report)
+    }
+
+    fn of_piece(&self, sender: &[u8; 6], content: &[u8]) -> blake3::Hash {
+        blake3::Hasher::new_keyed(&self.piece).update(sender).update(content).finalize()
+    }
+}
+
 #[derive(Clone)]
 struct FrameSealer {
-    report_key: [u8; 32],
-    piece_key: [u8; 32],
+    /// Shared with the thread that listens.
+    keys: Arc<RwLock<Vec<FrameKey>>>,
     mac: [u8; 6],
 }
 
@@ -193,17 +229,24 @@ enum Content<'a> {
 }
 
 impl FrameSealer {
-    fn new(gossip_key: &[u8; 32], mac: [u8; 6]) -> Self {
-        let report_key = blake3::derive_key("onemac 2026-11 reports on the service wire", gossip_key);
-        let piece_key =
-            blake3::derive_key("onemac 2026-11 pieces of reports on the service wire", gossip_key);
-        FrameSealer { report_key, piece_key, mac }
+    fn new(keys: &[Key], mac: [u8; 6]) -> Self {
+        let sealer = FrameSealer { keys: Arc::default(), mac };
+        sealer.set_keys(keys);
+        sealer
+    }
+
+    fn set_keys(&self, keys: &[Key]) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.iter().map(FrameKey::new).collect();
+    }
+
+    fn keys(&self) -> Vec<FrameKey> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The frames of a report; none for what is not one.
-    fn seal(&self, report: &[u8]) -> Vec<Vec<u8>> {
+    fn seal(&self, key: &FrameKey, report: &[u8]) -> Vec<Vec<u8>> {
         if HEADER + report.len() <= FRAME_MAX {
-            return vec![self.frame(0, &self.of_report(report), report)];
+            return vec![self.frame(0, &key.of_report(report), report)];
         }
         let Some((_, stamp)) = super::whose(report).filter(|_| report.len() <= REPORT_MAX) else {
             return vec![];
@@ -215,7 +258,7 @@ impl FrameSealer {
             content.extend_from_slice(&stamp.seq.to_le_bytes());
             content.extend_from_slice(&[number, pieces]);
             content.extend_from_slice(bytes);
-            self.frame(PIECE, &self.of_piece(&self.mac, &content), &content)
+            self.frame(PIECE, &key.of_piece(&self.mac, &content), &content)
         };
         (0..pieces).zip(report.chunks(PIECE_MAX)).map(piece).collect()
     }
@@ -231,14 +274,6 @@ impl FrameSealer {
         frame
     }
 
-    fn of_report(&self, report: &[u8]) -> blake3::Hash {
-        blake3::keyed_hash(&self.report_key, report)
-    }
-
-    fn of_piece(&self, sender: &[u8; 6], content: &[u8]) -> blake3::Hash {
-        blake3::Hasher::new_keyed(&self.piece_key).update(sender).update(content).finalize()
-    }
-
     /// What is in a frame, if it is one of ours. Short frames come padded.
     fn open<'a>(&self, frame: &'a [u8]) -> Option<Content<'a>> {
         if frame.get(12..14)? != ETHERTYPE.to_be_bytes() {
@@ -248,9 +283,13 @@ impl FrameSealer {
         let mark = u16::from_be_bytes(*frame.get(14..)?.first_chunk()?);
         let content = frame.get(HEADER..HEADER + usize::from(mark & !PIECE))?;
         let is_piece = mark & PIECE != 0;
-        let expected = if is_piece { self.of_piece(&sender, content) } else { self.of_report(content) };
-        // As hashes, whose comparison takes the same time wherever they differ.
-        if blake3::hash(&expected.as_bytes()[..16]) != blake3::hash(frame.get(16..HEADER)?) {
+        let found = blake3::hash(frame.get(16..HEADER)?);
+        let made_with = |key: &FrameKey| {
+            let expected = if is_piece { key.of_piece(&sender, content) } else { key.of_report(content) };
+            // As hashes, whose comparison takes the same time wherever they differ.
+            blake3::hash(&expected.as_bytes()[..16]) == found
+        };
+        if !self.keys.read().unwrap_or_else(PoisonError::into_inner).iter().any(made_with) {
             return None;
         }
         if !is_piece {
@@ -267,11 +306,36 @@ impl FrameSealer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::SecretId;
+
+    fn key(n: u8) -> Key {
+        Key { id: SecretId([n; 4]), gossip: [n; 32] }
+    }
+
+    /// Under the first key.
+    fn seal(sealer: &FrameSealer, report: &[u8]) -> Vec<Vec<u8>> {
+        sealer.seal(&sealer.keys()[0], report)
+    }
+
+    #[test]
+    fn while_the_secret_changes_frames_of_both_are_opened() {
+        let [old, both, new] =
+            [&[key(1)][..], &[key(2), key(1)], &[key(2)]].map(|k| FrameSealer::new(k, [0; 6]));
+        let listener = old.clone();
+        for sealer in [&old, &new] {
+            let frame = seal(sealer, b"report").remove(0);
+            assert_eq!(both.open(&frame), Some(Content::Report(b"report")));
+        }
+        let frames: Vec<_> = both.keys().iter().flat_map(|key| both.seal(key, b"report")).collect();
+        assert_eq!(frames.iter().filter(|frame| listener.open(frame).is_some()).count(), 1);
+        old.set_keys(&[key(2), key(1)]);
+        assert_eq!(frames.iter().filter(|frame| listener.open(frame).is_some()).count(), 2, "it is shared");
+    }
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
     fn sealer() -> FrameSealer {
-        FrameSealer::new(&[1; 32], MAC)
+        FrameSealer::new(&[key(1)], MAC)
     }
 
     /// What another version says: only who speaks and which report it is can be read.
@@ -297,10 +361,10 @@ mod tests {
     #[test]
     fn only_our_frames_are_opened_padded_or_not() {
         let ours = sealer();
-        let mut frame = ours.seal(b"report").remove(0);
+        let mut frame = seal(&ours, b"report").remove(0);
         assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
         assert_eq!(ours.open(&frame), Some(Content::Report(b"report")));
-        assert_eq!(FrameSealer::new(&[2; 32], [0; 6]).open(&frame), None, "another cluster");
+        assert_eq!(FrameSealer::new(&[key(2)], [0; 6]).open(&frame), None, "another cluster");
         for cut in 0..frame.len() {
             assert_eq!(ours.open(&frame[..cut]), None);
         }
@@ -312,13 +376,13 @@ mod tests {
 
     #[test]
     fn the_largest_report_arrives_in_pieces_in_any_order() {
-        let frames = sealer().seal(&report(1, REPORT_MAX));
+        let frames = seal(&sealer(), &report(1, REPORT_MAX));
         assert_eq!(frames.len(), PIECES);
         assert!(frames.iter().all(|frame| frame.len() <= FRAME_MAX));
         let mut listener = Listener::new(sealer());
         let backwards: Vec<_> = frames.iter().rev().cloned().collect();
         assert_eq!(heard(&mut listener, &backwards), [1]);
-        assert!(sealer().seal(&report(1, REPORT_MAX + 1)).is_empty(), "too large for a report");
+        assert!(seal(&sealer(), &report(1, REPORT_MAX + 1)).is_empty(), "too large for a report");
         // Who does not know of pieces takes them for longer than any frame.
         let length = u16::from_be_bytes([frames[0][14], frames[0][15]]);
         assert!(usize::from(length) > FRAME_MAX);
@@ -326,7 +390,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_of_a_piece_is_noticed() {
-        let frame = sealer().seal(&report(1, 3000)).remove(0);
+        let frame = seal(&sealer(), &report(1, 3000)).remove(0);
         // The destination is not ours to judge.
         for bit in 6 * 8..frame.len() * 8 {
             let mut forged = frame.clone();
@@ -337,21 +401,21 @@ mod tests {
 
     #[test]
     fn pieces_of_an_earlier_report_displace_nothing_and_replays_are_no_news() {
-        let [first, second, third] = [1, 2, 3].map(|seq| sealer().seal(&report(seq, 3000)));
+        let [first, second, third] = [1, 2, 3].map(|seq| seal(&sealer(), &report(seq, 3000)));
         let mut listener = Listener::new(sealer());
         assert_eq!(heard(&mut listener, &first), [1]);
         assert_eq!(heard(&mut listener, &first), [0; 0], "all of it again");
         assert_eq!(heard(&mut listener, &third[..2]), [0; 0]);
         assert_eq!(heard(&mut listener, &second), [0; 0], "an earlier one in between");
         assert_eq!(heard(&mut listener, &third[2..]), [3]);
-        let small = sealer().seal(&report(4, 100));
+        let small = seal(&sealer(), &report(4, 100));
         assert_eq!(heard(&mut listener, &[small.clone(), small].concat()), [4]);
         assert_eq!(heard(&mut listener, &third), [0; 0]);
     }
 
     #[test]
     fn a_lost_piece_costs_one_report_only() {
-        let [first, second] = [1, 2].map(|seq| sealer().seal(&report(seq, 3000)));
+        let [first, second] = [1, 2].map(|seq| seal(&sealer(), &report(seq, 3000)));
         let mut listener = Listener::new(sealer());
         assert_eq!(heard(&mut listener, &first[1..]), [0; 0]);
         assert_eq!(heard(&mut listener, &second), [2]);

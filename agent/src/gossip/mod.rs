@@ -22,7 +22,7 @@ pub const REPORT_MAX: usize = 16 * 1024;
 
 /// The version of what hosts say to one another. It changes whenever [`Report`] or anything in it does, or what it
 /// means; hosts of two versions never serve side by side.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What a host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

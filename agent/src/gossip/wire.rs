@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 
 use super::Word;
 use super::letter::Letter;
-use super::seal::{Kind, Opened, Sealer};
+use super::seal::{Kind, Opened, Sealer, Speaks};
 use crate::clock;
+use crate::secret::Key;
 
 /// The largest datagram that UDP over IPv4 can carry.
 pub const DATAGRAM_MAX: usize = 65_507;
@@ -101,10 +102,10 @@ fn may(last: &mut Option<Time>, interval: Duration) -> bool {
 }
 
 impl Wire {
-    /// Binds `me`. `peers` are the other configured hosts by address.
+    /// Binds `me`. The first of one or two keys is spoken to all who accept it. `peers` are the other configured hosts by address.
     pub async fn open(
         me: SocketAddr,
-        key: [u8; 32],
+        keys: Vec<Key>,
         nonce: u64,
         peers: HashMap<SocketAddr, String>,
     ) -> io::Result<Arc<Self>> {
@@ -112,7 +113,7 @@ impl Wire {
         // Where this is not allowed the ordinary size has to do.
         let _ = setsockopt(&socket, SndBufForce, &SEND_BUFFER);
         let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
-        let sealer = Mutex::new(Sealer::new(key, me, nonce));
+        let sealer = Mutex::new(Sealer::new(keys, me, nonce));
         let peers = RwLock::new(peers);
         let limits = Mutex::default();
         Ok(Arc::new(Wire { me, socket, sealer, limits, peers, counts: Counts::default() }))
@@ -125,14 +126,31 @@ impl Wire {
         if to == self.me {
             return false;
         }
-        let datagram = {
+        let (greeting, datagram) = {
             let mut sealer = self.sealer();
             match sealer.knows(to) {
-                true => sealer.seal(to, kind, body),
-                false => sealer.seal(to, Kind::Hello, &[]),
+                true => {
+                    let greeting = sealer.owes_greeting(to).then(|| sealer.seal(to, Kind::Hello, &[]));
+                    (greeting, sealer.seal(to, kind, body))
+                }
+                false => (None, sealer.seal(to, Kind::Hello, &[])),
             }
         };
+        if let Some(greeting) = greeting {
+            self.put(to, &greeting);
+        }
         self.put(to, &datagram)
+    }
+
+    /// These are the keys from now on.
+    pub fn set_keys(&self, keys: Vec<Key>) {
+        self.sealer().set_keys(keys);
+    }
+
+    /// What is known of the other hosts' secrets.
+    pub fn speaks(&self) -> HashMap<String, Speaks> {
+        let sealer = self.sealer();
+        self.known_peers().iter().map(|(at, host)| (host.clone(), sealer.speaks(*at))).collect()
     }
 
     /// Sends `body` to one host or to all; whether any datagram left.

@@ -106,7 +106,8 @@ impl Kernel {
         let outside = watch::Sender::new(outside);
         inside::follow(outside.subscribe(), wanted.inside.clone(), &netfilter, warnings.clone())?;
         let ground = tokio::sync::Mutex::new(Ground::new(wanted, named, service));
-        let kernel = Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, outside, warnings };
+        let kernel =
+            Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, outside, warnings };
         let made = kernel.ensure(&mut *kernel.ground.lock().await).await;
         match made {
             Ok(_) => Ok((kernel, found)),

@@ -1,9 +1,9 @@
 //! The chains to which the map of slices leads: what becomes of a packet in each standing of its slice.
 
 use super::{
-    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, DELIVERED, ELSEWHERE4, ELSEWHERE6, FENCE, FIRST_ICMPV6_INFORMATIONAL,
-    HEIR, ICMP_ERRORS, INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan, SHARED, Service, TAKING,
-    accept, chain, drop, goto, jump, rule, tracking::MARK,
+    CAME_EARLY, CAME_FLOODED, CAME_RELAYED, DELIVERED, ELSEWHERE4, ELSEWHERE6, FENCE,
+    FIRST_ICMPV6_INFORMATIONAL, HEIR, ICMP_ERRORS, INCOMING, LEASED, MOVING, ND_SOLICIT, PACKET_HOST, Plan,
+    SHARED, Service, TAKING, accept, chain, drop, goto, jump, rule, tracking::MARK,
 };
 use crate::model::*;
 

@@ -3,16 +3,14 @@
 //!
 //! Run by hand through `test-env/bench/crowd`.
 
-use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, sleep, spawn};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use onemac_test_env::faults::Busy;
-use onemac_test_env::numbered::{Clients, Load, be_urgent};
-use onemac_test_env::{Host, Lab, Plan};
+use onemac_test_env::numbered::{Clients, Load};
+use onemac_test_env::watch::{Signs, Stills, Usage, log_length, logged_since};
+use onemac_test_env::{Lab, Plan};
 use serde::Serialize;
 
 /// Programs that only burn time, at the ordinary priority.
@@ -20,19 +18,12 @@ const BUSY: usize = 4;
 /// Some clients, so that a wrong owner would be seen; the agents are what is measured.
 const LOAD: Load = Load { v4: 25, v6: 25, every: Duration::from_millis(100) };
 
-/// What the agents' logs say when something went wrong, in the words of the agent's story.
-const SIGNS: [(&str, &str); 3] = [
-    ("held for dead", " is gone: silent for "),
-    ("lease lapsed", "the others did not confirm our heartbeats"),
-    ("stalled", "this process did not run for "),
-];
-
 #[derive(Serialize)]
 struct Figures {
     hosts: u8,
     seconds: u64,
     busy_loops: usize,
-    /// Each of [`SIGNS`], counted over all logs.
+    /// These three are counted over all logs.
     false_deaths: usize,
     leases_lapsed: usize,
     stalls: usize,
@@ -113,24 +104,21 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
 
     // What was logged so far belongs to the start.
     let logged = lab.hosts().iter().map(log_length).collect::<Result<Vec<_>>>()?;
-    let before = lab.hosts().iter().map(usage).collect::<Result<Vec<_>>>()?;
+    let before = lab.hosts().iter().map(Usage::of_agent).collect::<Result<Vec<_>>>()?;
     let from = Instant::now();
     let stills = Stills::watch();
     let busy = Busy::start(&lab, BUSY)?;
     sleep(span);
-    let after = lab.hosts().iter().map(usage).collect::<Result<Vec<_>>>()?;
+    let after = lab.hosts().iter().map(Usage::of_agent).collect::<Result<Vec<_>>>()?;
     let to = Instant::now();
     drop(busy);
     let machine_stood_still_ms = stills.longest()?.as_millis();
 
     let tally = clients.stop()?;
-    let mut counts = [0; SIGNS.len()];
+    let mut signs = Signs::default();
     for (host, logged) in lab.hosts().iter().zip(logged) {
-        let text = fs::read_to_string(host.agent_log_path())?;
-        for line in text[logged..].lines() {
-            for (count, (_, sign)) in counts.iter_mut().zip(SIGNS) {
-                *count += usize::from(line.contains(sign));
-            }
+        for line in logged_since(host, logged)? {
+            signs.note(&line);
             if verbose {
                 println!("{}: {line}", host.name());
             }
@@ -152,14 +140,13 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
     };
     let (ran, waited) = (percent(|usage| usage.ran), percent(|usage| usage.waited));
     let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
-    let [false_deaths, leases_lapsed, stalls] = counts;
     Ok(Figures {
         hosts,
         seconds: span.as_secs(),
         busy_loops: BUSY,
-        false_deaths,
-        leases_lapsed,
-        stalls,
+        false_deaths: signs.deaths,
+        leases_lapsed: signs.lapses,
+        stalls: signs.stalls,
         agent_cpu_percent: mean(&ran),
         agent_cpu_percent_max: ran.iter().copied().fold(0.0, f64::max),
         agent_waits_percent: mean(&waited),
@@ -168,59 +155,4 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
         machine_stood_still_ms,
         longest_silence_ms: tally.longest_silence(from, to).context("no clients")?.length.as_millis(),
     })
-}
-
-fn log_length(host: &Host) -> Result<usize> {
-    Ok(usize::try_from(fs::metadata(host.agent_log_path())?.len())?)
-}
-
-/// Looks every millisecond, before all ordinary programs, how much later it is.
-struct Stills {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Stills {
-    fn watch() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                be_urgent();
-                let mut longest = Duration::ZERO;
-                while !stop.load(Ordering::Relaxed) {
-                    let before = Instant::now();
-                    sleep(Duration::from_millis(1));
-                    longest = longest.max(before.elapsed());
-                }
-                longest
-            }
-        });
-        Self { stop, thread }
-    }
-
-    fn longest(self) -> Result<Duration> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the thread that looks at the clock panicked"))
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Usage {
-    ran: Duration,
-    waited: Duration,
-}
-
-/// Of all threads of the host's agent, by the scheduler's own count (proc(5), schedstat: nanoseconds).
-fn usage(host: &Host) -> Result<Usage> {
-    let pid = host.agent_pid().context("no agent")?;
-    let mut usage = Usage { ran: Duration::ZERO, waited: Duration::ZERO };
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        let mut fields = text.split_whitespace().map(str::parse::<u64>);
-        let mut next = || fields.next().context("schedstat is too short")?.context("schedstat has no number");
-        usage.ran += Duration::from_nanos(next()?);
-        usage.waited += Duration::from_nanos(next()?);
-    }
-    Ok(usage)
 }
