@@ -16,7 +16,8 @@ need_packages() {
         made_policy=1
     fi
     local status=0
-    apt_install "${missing[@]}" || { apt-get -qq update && apt_install "${missing[@]}"; } || status=$?
+    # The first time may fail for want of lists.
+    apt_install "${missing[@]}" 2>/dev/null || { apt-get -qq update && apt_install "${missing[@]}"; } || status=$?
     [ -z "$made_policy" ] || rm -f "$policy"
     if [ $status -ne 0 ]; then
         echo "could not install: ${missing[*]}" >&2
@@ -81,4 +82,5 @@ BUILD_PACKAGES=(build-essential pkg-config libnftnl-dev libmnl-dev)
 # coreutils: stdbuf, timeout; util-linux: setpriv; iproute2: ip, bridge, ss.
 LAB_PACKAGES=(coreutils util-linux iproute2 nftables knot knot-dnsutils)
 # Besides, for tests and bench.
-TEST_PACKAGES=(conntrack iptables iputils-ping dnsperf)
+# systemd: systemd-analyze.
+TEST_PACKAGES=(conntrack iptables iputils-ping dnsperf systemd)
