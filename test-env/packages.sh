@@ -16,7 +16,8 @@ need_packages() {
         made_policy=1
     fi
     local status=0
-    apt_install "${missing[@]}" || { apt-get -qq update && apt_install "${missing[@]}"; } || status=$?
+    # The first time may fail for want of lists.
+    apt_install "${missing[@]}" 2>/dev/null || { apt-get -qq update && apt_install "${missing[@]}"; } || status=$?
     [ -z "$made_policy" ] || rm -f "$policy"
     if [ $status -ne 0 ]; then
         echo "could not install: ${missing[*]}" >&2
@@ -47,8 +48,39 @@ need_cargo() {
     fi
 }
 
+# declared_path PACKAGE...
+# Prints a PATH with the programs of these packages, of what every Debian has (essential and required packages),
+# and nothing else: a program of a package that nobody declared is not found, on whatever machine.
+declared_path() {
+    local cache=${CARGO_TARGET_DIR:-target}/declared packages programs path link new
+    mapfile -t packages < <(
+        dpkg-query --show --showformat='${Essential} ${Priority} ${Package}\n' | sed -n 's/^yes .* //p; s/^no required //p'
+        printf '%s\n' "$@"
+    )
+    # Links of /etc/alternatives are nobody's: they count if they point at one of these.
+    programs=$(
+        dpkg-query --listfiles "${packages[@]}" | grep -E '^(/usr)?/s?bin/[^/]+$' | sort -u
+        for link in $(find /usr/bin /usr/sbin -maxdepth 1 -lname '/etc/alternatives/*'); do
+            echo "$link -> $(readlink "$(readlink "$link")")"
+        done
+    )
+    programs=$(awk 'NF == 1 { ours[$1]; print } $2 == "->" && ($3 in ours) { print $1 }' <<<"$programs")
+    mkdir -p "$cache"
+    cache=$(cd "$cache" && pwd)
+    path=$cache/$(sha256sum <<<"$programs" | cut -c 1-16)
+    if [ ! -d "$path" ]; then
+        new=$(mktemp -d "$cache/new.XXXXXX")
+        chmod 755 "$new"
+        while read -r link; do ln -sf "$link" "$new/"; done <<<"$programs"
+        # Another run may have made it meanwhile.
+        mv -T "$new" "$path" 2>/dev/null || rm -rf "$new"
+    fi
+    echo "$path"
+}
+
 BUILD_PACKAGES=(build-essential pkg-config libnftnl-dev libmnl-dev)
 # coreutils: stdbuf, timeout; util-linux: setpriv; iproute2: ip, bridge, ss.
 LAB_PACKAGES=(coreutils util-linux iproute2 nftables knot knot-dnsutils)
 # Besides, for tests and bench.
-TEST_PACKAGES=(iptables iputils-ping dnsperf)
+# systemd: systemd-analyze.
+TEST_PACKAGES=(conntrack iptables iputils-ping dnsperf systemd)
