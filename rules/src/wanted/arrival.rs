@@ -2,7 +2,7 @@
 //! judged them there, so they are dropped.
 
 use super::{
-    Plan, SHARED_DEVICE, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule,
+    ND_SOLICIT, Plan, SHARED_DEVICE, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule,
     sets::{fixed, room_for},
     tracking::RAW,
 };
@@ -42,32 +42,7 @@ impl Plan<'_> {
                 OTHER_DEVICE,
                 "for a shared address, not judged by slice and lease",
                 "For a shared address, by another device: other hosts may be reached by it as well.",
-                vec![
-                    rule(
-                        "The host's own use.",
-                        "",
-                        vec![is(Expr::InputName, Value::Name(LOOPBACK.into())), accept()],
-                    ),
-                    rule(
-                        "Neighbour solicitations, judged on their way there; and containers on the same macvlan.",
-                        "",
-                        vec![is(Expr::InputName, Value::Name(SHARED_DEVICE.into())), accept()],
-                    ),
-                    rule(
-                        "This host's own containers, if the answer goes back the same way.",
-                        "own containers",
-                        vec![
-                            Statement::In(Expr::InputDevice, INSIDE.into()),
-                            is(Expr::RoutedBack, Value::Exists),
-                            accept(),
-                        ],
-                    ),
-                    rule(
-                        "Any other device may be on the same wire, or on another with several hosts.",
-                        "by another device",
-                        vec![Statement::Counter, drop()],
-                    ),
-                ],
+                self.other_device(),
             ),
         ];
         if self.tracked {
@@ -81,6 +56,43 @@ impl Plan<'_> {
             sets,
             chains,
         }
+    }
+
+    fn other_device(&self) -> Vec<Rule> {
+        let mut rules = vec![rule(
+            "The host's own use.",
+            "",
+            vec![is(Expr::InputName, Value::Name(LOOPBACK.into())), accept()],
+        )];
+        if !self.vips6.is_empty() {
+            rules.push(rule(
+                "Neighbour solicitations, judged on their way there. Nothing else goes on by the shared device: what \
+                 does come by it met no rules on the service device, because somebody has just renamed that.",
+                "",
+                vec![
+                    is(Expr::InputName, Value::Name(SHARED_DEVICE.into())),
+                    is(Expr::Field(Field::Icmpv6Type), ND_SOLICIT),
+                    accept(),
+                ],
+            ));
+        }
+        rules.extend([
+            rule(
+                "This host's own containers, if the answer goes back the same way.",
+                "own containers",
+                vec![
+                    Statement::In(Expr::InputDevice, INSIDE.into()),
+                    is(Expr::RoutedBack, Value::Exists),
+                    accept(),
+                ],
+            ),
+            rule(
+                "Any other device may be on the same wire, or on another with several hosts.",
+                "by another device",
+                vec![Statement::Counter, drop()],
+            ),
+        ]);
+        rules
     }
 
     /// The table for ARP, which has no other way to be judged on all devices.
