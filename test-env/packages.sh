@@ -49,8 +49,8 @@ need_cargo() {
 }
 
 # declared_path PACKAGE...
-# Prints a PATH with the programs of these packages, of what every Debian has (essential and required packages),
-# and nothing else: a program of a package that nobody declared is not found, on whatever machine.
+# Prints a PATH with the programs of these packages, of what every Debian has (essential and required packages), cargo
+# and rustc, and nothing else: a program of a package that nobody declared is not found, on whatever machine.
 declared_path() {
     local cache=${CARGO_TARGET_DIR:-target}/declared packages programs path link new
     mapfile -t packages < <(
@@ -67,11 +67,12 @@ declared_path() {
     programs=$(awk 'NF == 1 { ours[$1]; print } $2 == "->" && ($3 in ours) { print $1 }' <<<"$programs")
     mkdir -p "$cache"
     cache=$(cd "$cache" && pwd)
-    path=$cache/$(sha256sum <<<"$programs" | cut -c 1-16)
+    path=$cache/$(sha256sum <<<"$programs $(command -v cargo rustc)" | cut -c 1-16)
     if [ ! -d "$path" ]; then
         new=$(mktemp -d "$cache/new.XXXXXX")
         chmod 755 "$new"
         while read -r link; do ln -sf "$link" "$new/"; done <<<"$programs"
+        for link in cargo rustc; do ln -sf "$(command -v "$link")" "$new/"; done
         # Another run may have made it meanwhile.
         mv -T "$new" "$path" 2>/dev/null || rm -rf "$new"
     fi

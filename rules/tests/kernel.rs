@@ -151,6 +151,9 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
 fn agree(name: &str, wanted: &Wanted) {
     let rules = ruleset(wanted);
     let mut netfilter = Netfilter::open().unwrap();
+    if let Some(shared) = &wanted.shared {
+        run("ip", &["link", "add", shared, "link", DEVICE, "type", "macvlan", "mode", "bridge"]);
+    }
 
     nft_load(&rules.to_nft(), &[]).unwrap_or_else(|e| panic!("{name}: nft refuses the text: {e}"));
     let by_text = listing();
