@@ -17,5 +17,6 @@ mod wanted;
 
 pub use model::{MacAddr, Protocol};
 pub use wanted::{
-    ELSEWHERE_MAX, Lease, RELAYED_FOR, SHARED_DEVICE, Service, Standing, TABLE, Token, Wanted, ruleset,
+    ELSEWHERE_MAX, INSIDE_MAX, Lease, RELAYED_FOR, SHARED_DEVICE, Service, Standing, TABLE, Token, Wanted,
+    ruleset,
 };

@@ -101,7 +101,7 @@ impl Kernel {
         let (of_shared, of_service) = settings(&ground.wanted);
         {
             let mut sysctls = self.sysctls.lock().unwrap_or_else(PoisonError::into_inner);
-            sysctls.make_way(&of_shared)?;
+            repairs.extend(sysctls.make_way(&of_shared)?);
             repairs.extend(sysctls.apply(&of_service)?);
         }
         // The settings of the shared device vanish with it: nothing to remember.
@@ -181,7 +181,7 @@ impl Kernel {
     pub fn guard(self: &Arc<Self>, first: Footing) -> watch::Receiver<Footing> {
         let (tell, footing) = watch::channel(first);
         let kernel = Arc::clone(self);
-        tokio::spawn(async move {
+        self.links.runtime.spawn(async move {
             let mut events = None;
             let mut tick = tokio::time::interval(LOOK);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -227,7 +227,11 @@ impl Kernel {
         if ground.ended {
             return None;
         }
-        let outcome = self.ensure(&mut ground).await;
+        let mut outcome = self.ensure(&mut ground).await;
+        if outcome.is_err() {
+            // Somebody may have changed something at this very moment, or the kernel's answer was torn by that.
+            outcome = self.ensure(&mut ground).await;
+        }
         let fought = ground.fight.is_on();
         match &outcome {
             Ok(repairs) => {

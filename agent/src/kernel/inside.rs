@@ -20,6 +20,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio::sync::watch;
 
+use onemac_rules::INSIDE_MAX;
+
 use super::SHARED_DEVICE;
 use super::netfilter::Netfilter;
 use crate::failure::{Failure, Result};
@@ -108,6 +110,17 @@ pub fn follow(
                     BTreeSet::new()
                 }
             };
+            match found.len() > INSIDE_MAX {
+                true => warnings.raise(
+                    "inside",
+                    format!(
+                        "{} devices lead to this host's own containers; the rules have room for {INSIDE_MAX}",
+                        found.len()
+                    ),
+                    "containers behind the rest cannot use the shared addresses: put them behind one bridge",
+                ),
+                false => drop(warnings.clear("inside")),
+            }
             if found != known {
                 tracing::debug!("devices of this host's own containers: {found:?}");
                 if !tell(found.clone()) {

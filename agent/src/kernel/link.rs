@@ -1,7 +1,9 @@
 //! Devices and addresses, over rtnetlink.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
+use std::thread;
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
@@ -15,6 +17,8 @@ use onemac_rules::MacAddr;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 
+use tokio::runtime;
+
 use super::{SHARED_DEVICE, host_prefix};
 use crate::failure::{Failure, Result};
 
@@ -24,6 +28,8 @@ const FOREVER: u32 = u32::MAX;
 /// The network devices of this host.
 pub struct Links {
     handle: Handle,
+    /// Where everything runs that asks about devices.
+    pub runtime: runtime::Handle,
 }
 
 /// A network device as it is.
@@ -122,13 +128,26 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, of: &[u32], named: &[
     }
 }
 
+/// A thread with a runtime of its own. The kernel works a request about devices off while it is sent, under a lock
+/// that others may hold for seconds; the agent's loop must not wait for that.
+fn device_thread() -> io::Result<runtime::Handle> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name("devices".into()).spawn(move || {
+        runtime.block_on(std::future::pending::<()>());
+    })?;
+    Ok(handle)
+}
+
 impl Links {
     /// Opens the netlink socket.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _) = new_connection()
-            .map_err(|e| Failure::failed(format_args!("can not open a netlink socket: {e}")))?;
+        let cannot = |e| Failure::failed(format_args!("cannot open a netlink socket: {e}"));
+        let runtime = device_thread().map_err(cannot)?;
+        let _inside = runtime.enter();
+        let (connection, handle, _) = new_connection().map_err(cannot)?;
         tokio::spawn(connection);
-        Ok(Links { handle })
+        Ok(Links { handle, runtime: runtime.clone() })
     }
 
     /// Looks up the service device and makes sure that it can carry the shared one.

@@ -97,20 +97,28 @@ impl Kernel {
                 if new {
                     let _ = links.remove(SHARED_DEVICE).await;
                     let _ = netfilter::remove_left_over().await;
-                } else if let Err(error) = gate.close() {
+                } else if let Err(error) = gate.close(&wanted.vips) {
                     tracing::error!("cannot take {SHARED_DEVICE} down: {error}");
                 }
                 return Err(error);
             }
         };
         let outside = watch::Sender::new(outside);
-        inside::follow(outside.subscribe(), wanted.inside.clone(), &netfilter, warnings.clone())?;
+        let inside = wanted.inside.clone();
         let ground = tokio::sync::Mutex::new(Ground::new(wanted, named, service));
         let kernel =
             Kernel { links, netfilter, sysctls: Mutex::new(sysctls), gate, ground, outside, warnings };
         let made = kernel.ensure(&mut *kernel.ground.lock().await).await;
         match made {
-            Ok(_) => Ok((kernel, found)),
+            Ok(_) => {
+                let _inside = kernel.links.runtime.enter();
+                let outside = kernel.outside.subscribe();
+                let followed = inside::follow(outside, inside, &kernel.netfilter, kernel.warnings.clone());
+                if let Err(error) = followed {
+                    tracing::warn!("{error}: later devices of containers stay closed");
+                }
+                Ok((kernel, found))
+            }
             Err(error) => {
                 for undone in kernel.tear_down().await {
                     tracing::error!("while cleaning up: {undone}");

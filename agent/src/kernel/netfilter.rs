@@ -249,10 +249,9 @@ impl State {
         let left = if take_over { rules.standings()? } else { None };
         let mut found = Found::default();
         let left_lease = left.as_ref().and_then(|left| left.lease);
-        wanted.token = match left.as_ref().and_then(|left| left.token) {
-            Some(token) => token,
-            None => random_token(),
-        };
+        // Of rules without a running lease, such as a saved file brings at boot, somebody may know the token.
+        let token = left.as_ref().filter(|left| left.lease.and_then(end_of).is_some());
+        wanted.token = token.and_then(|left| left.token).unwrap_or_else(random_token);
         if let Some(left) = left {
             let slices =
                 left.services.iter().filter(|(name, _)| wanted.services.iter().any(|s| s.name == **name));
@@ -416,6 +415,8 @@ impl State {
                     self.put_right();
                 }
             }
+            // Others commit all the time: nothing says that ours is not as it was, and it is looked at again.
+            Err(Error::Unsteady { .. }) => {}
             Err(error) => drop(self.repair(&error)),
         }
     }
@@ -428,6 +429,8 @@ impl State {
 
     fn put_right(&mut self) -> bool {
         self.repairs += 1;
+        // While the rules were gone a renewal may have left as a frame, for all to read.
+        self.wanted.token = random_token();
         let done = self.install();
         self.shared.turned.notify_one();
         done
@@ -439,7 +442,7 @@ impl State {
         let refused = self.rules.install(&ruleset(&self.wanted)).err().map(|error| error.to_string());
         let turns = refused.is_some() != self.refused.is_some();
         if let Some(why) = &refused {
-            let gate = self.shared.gate.close();
+            let gate = self.shared.gate.close(&self.wanted.vips);
             if let Err(error) = gate {
                 tracing::error!(
                     "cannot take the shared device down although its rules do not stand: {error}"
@@ -473,10 +476,12 @@ impl State {
 
     /// What is left of the lease, by both clocks, at this moment.
     fn lease(&self) -> Option<Lease> {
+        // In this order: a pause between the two makes the lease shorter.
+        let unix_ns = clock::unix_ns();
         let left = self.lease_until?.since(clock::now());
         // The kernel counts whole milliseconds; rounding down is on the safe side.
         let timeout = Duration::from_millis(left.as_millis() as u64);
-        let deadline_unix_ns = clock::unix_ns().saturating_add(left.as_nanos() as u64);
+        let deadline_unix_ns = unix_ns.saturating_add(left.as_nanos() as u64);
         (!timeout.is_zero()).then_some(Lease { timeout, deadline_unix_ns })
     }
 
@@ -495,9 +500,11 @@ impl State {
 /// When a lease that was found ends, by the clock of the protocol: by the kernel's count or by the wall clock,
 /// whichever comes first.
 fn end_of(lease: Lease) -> Option<Time> {
+    // In this order: a pause between the two makes the lease shorter.
+    let now = clock::now();
     let by_wall = Duration::from_nanos(lease.deadline_unix_ns.saturating_sub(clock::unix_ns()));
     let left = lease.timeout.min(by_wall);
-    (!left.is_zero()).then(|| clock::now() + left)
+    (!left.is_zero()).then(|| now + left)
 }
 
 /// What nobody else on this host can guess.

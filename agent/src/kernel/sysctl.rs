@@ -93,7 +93,8 @@ impl Changed {
 
     /// Where the setting for all devices is in the way of these: gives each other device, and those to come, what the
     /// kernel makes of both, and takes the one for all away. For the other devices nothing changes.
-    pub fn make_way(&mut self, settings: &[Sysctl]) -> Result<()> {
+    pub fn make_way(&mut self, settings: &[Sysctl]) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
         for setting in settings {
             let Some(all) = &setting.combined_with else { continue };
             let value = read(all)?;
@@ -112,8 +113,9 @@ impl Changed {
             }
             self.remember(all, value, 0)?;
             write(all, 0)?;
+            changed.push(format!("{} was {value}", dotted(all)));
         }
-        Ok(())
+        Ok(changed)
     }
 
     fn remember(&mut self, path: &str, was: u32, now: u32) -> Result<()> {
@@ -127,9 +129,10 @@ impl Changed {
 
     /// Puts back what was changed, except what somebody else has changed since.
     pub fn restore(&mut self) -> Result<()> {
+        let mut failure = Ok(());
         for former in std::mem::take(&mut self.former).into_iter().rev() {
             match read(&former.path) {
-                Ok(value) if value == former.now => write(&former.path, former.was)?,
+                Ok(value) if value == former.now => failure = failure.and(write(&former.path, former.was)),
                 Ok(value) => {
                     tracing::info!("{} is {value} by somebody else's hand: left alone", former.path);
                 }
@@ -137,6 +140,7 @@ impl Changed {
                 Err(_) => {}
             }
         }
+        failure?;
         match fs::remove_file(&self.file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Failure::failed(format_args!("can not remove {}: {e}", self.file.display())))

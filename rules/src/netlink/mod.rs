@@ -85,7 +85,12 @@ impl Netfilter {
             device_index(device)?;
         }
         let superfluous = self.there(&unwanted(ruleset))?;
-        let (found, _) = self.steadily(|socket| read_tables(socket, ruleset))?;
+        let found = match self.steadily(|socket| read_tables(socket, ruleset)) {
+            Ok((found, _)) => found,
+            // What cannot be read cannot be mended: anew, then.
+            Err(Error::Unsteady { .. }) => ruleset.tables.iter().map(|_| None).collect(),
+            Err(error) => return Err(error),
+        };
         let mut write = |mend: bool| {
             self.commit("install the ruleset", |transaction| {
                 superfluous.iter().try_for_each(|home| transaction.delete(*home))?;
@@ -102,23 +107,34 @@ impl Netfilter {
         };
         // Whatever somebody else has made of it, or does at this moment: anew, then.
         write(true).or_else(|_| write(false))?;
-        match self.verify(ruleset)? {
-            differences if differences.is_empty() => Ok(()),
-            differences => Err(Error::NotAsInstalled { differences }),
+        match self.verify(ruleset) {
+            Ok(differences) if differences.is_empty() => Ok(()),
+            Ok(differences) => Err(Error::NotAsInstalled { differences }),
+            // The kernel has taken it, and `disturbed` goes on to say that it was not read back yet.
+            Err(Error::Unsteady { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     /// Reads our tables back and compares them with what is wanted: nothing to report means that the kernel
     /// holds exactly this. Handles, the values of counters, and elements that have expired do not count.
     pub fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Difference>, Error> {
-        let (found, generation) = self.steadily(|socket| read_tables(socket, ruleset))?;
-        self.generation = Some(generation);
-        let mut differences: Vec<_> =
-            self.there(&unwanted(ruleset))?.into_iter().map(compare::superfluous).collect();
-        for (table, found) in ruleset.tables.iter().zip(&found) {
-            differences.extend(compare::table(table, found.as_ref())?);
+        for _ in 0..READ_ATTEMPTS {
+            let before = self.generation()?;
+            let Some(found) = uninterrupted(read_tables(&mut self.socket, ruleset))? else { continue };
+            let mut differences: Vec<_> =
+                self.there(&unwanted(ruleset))?.into_iter().map(compare::superfluous).collect();
+            for (table, found) in ruleset.tables.iter().zip(&found) {
+                differences.extend(compare::table(table, found.as_ref())?);
+            }
+            // What others commit leaves ours as it is. So if all was found as wanted, it does not matter that they
+            // committed meanwhile; a difference may come of that.
+            if differences.is_empty() || self.generation()? == before {
+                self.generation = Some(before);
+                return Ok(differences);
+            }
         }
-        Ok(differences)
+        Err(Error::Unsteady { attempts: READ_ATTEMPTS })
     }
 
     /// Changes what becomes of slices and which connections live elsewhere, and renews the lease, all in one
@@ -241,14 +257,20 @@ impl Netfilter {
     ) -> Result<(T, u32), Error> {
         for _ in 0..READ_ATTEMPTS {
             let before = read::generation(&mut self.socket)?;
-            match read(&mut self.socket) {
-                Err(Error::Receive { source, .. }) if source.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(found) if read::generation(&mut self.socket)? == before => return Ok((found, before)),
-                Ok(_) => {}
+            match uninterrupted(read(&mut self.socket))? {
+                Some(found) if read::generation(&mut self.socket)? == before => return Ok((found, before)),
+                _ => {}
             }
         }
         Err(Error::Unsteady { attempts: READ_ATTEMPTS })
+    }
+}
+
+/// None where somebody has committed in the middle of the kernel's answer.
+fn uninterrupted<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Err(Error::Receive { source, .. }) if source.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+        read => read.map(Some),
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     Error, LEASE, Netfilter, SERVICE, device_index, read,
     read::{FoundElement, FoundSet},
     transaction::Transaction,
+    uninterrupted,
 };
 use crate::{
     model::KeyType,
@@ -67,9 +68,10 @@ impl Netfilter {
         let all = quantum.all(lease);
         let stood = std::mem::take(&mut self.renewals.stood);
         // What stands behind the new end only a transaction takes away.
-        if !self.send(wanted, quantum, &all, &stood)?
-            || !stand(quantum, lease, &self.lease_elements()?, begun)
-        {
+        let sent = self.send(wanted, quantum, &all, &stood)?;
+        // Where others commit so often that nothing can be read, a transaction is what is certain.
+        let found = uninterrupted(self.lease_elements())?;
+        if !sent || !found.is_some_and(|found| stand(quantum, lease, &found, begun)) {
             return self.renew_by_commit(wanted);
         }
         self.renewals.stood = all;

@@ -3,13 +3,14 @@
 
 use super::{
     ND_SOLICIT, Plan, SHARED_DEVICE, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule,
-    sets::{fixed, room_for},
-    tracking::RAW,
+    sets::fixed, tracking::RAW,
 };
 use crate::model::*;
 
 /// Devices behind which there is nobody but this host's own.
 pub(crate) const INSIDE: &str = "inside";
+/// How many there can be; more stay closed.
+pub const INSIDE_MAX: usize = 1024;
 const OTHER_DEVICE: &str = "other_device";
 const LOOPBACK: &str = "lo";
 
@@ -21,7 +22,7 @@ impl Plan<'_> {
             name: INSIDE.into(),
             key: KeyType::Device,
             // It changes with the host's devices; a set whose size is another would have to be made anew.
-            size: Some(room_for(512)),
+            size: Some(INSIDE_MAX as u32),
             timeout: Timeout::Never,
             data: None,
             filled: Filled::ByCommits,
@@ -181,7 +182,7 @@ impl Plan<'_> {
 
     fn inside(&self) -> Vec<Element> {
         let element = |index| Element { key: Key::DeviceIndex(index), timeout: None, data: None };
-        self.wanted.inside.iter().copied().map(element).collect()
+        self.wanted.inside.iter().copied().take(INSIDE_MAX).map(element).collect()
     }
 
     /// Sets belong to one table.

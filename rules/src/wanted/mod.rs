@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::arrival::INSIDE_MAX;
 pub use self::elsewhere::ELSEWHERE_MAX;
 pub(crate) use self::elsewhere::{ELSEWHERE4, ELSEWHERE6, ElsewhereChange};
 pub use self::lease::{Lease, Token};
