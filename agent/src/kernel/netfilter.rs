@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -56,12 +57,14 @@ pub struct Shared {
     pub warnings: Warnings,
     /// Told when the rules begin or cease to stand, or were put right.
     turned: Arc<Notify>,
+    /// Somebody has committed something, and the look at it is on its way.
+    news: Arc<AtomicBool>,
 }
 
 impl Shared {
     /// With this gate.
     pub fn new(gate: Gate, warnings: Warnings) -> Self {
-        Shared { gate, warnings, turned: Arc::default() }
+        Shared { gate, warnings, turned: Arc::default(), news: Arc::default() }
     }
 }
 
@@ -94,6 +97,7 @@ impl Netfilter {
     /// with slices goes on, and is returned.
     pub async fn install(wanted: Wanted, take_over: bool, shared: Shared) -> Result<(Self, Found)> {
         let turned = Arc::clone(&shared.turned);
+        let news = Arc::clone(&shared.news);
         let (requests, inbox) = mpsc::channel();
         let (done, installed) = oneshot::channel();
         let spawned = thread::Builder::new().name("netfilter".into()).spawn(move || {
@@ -107,7 +111,7 @@ impl Netfilter {
         });
         spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
         let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
-        watch(requests.clone());
+        watch(requests.clone(), news);
         Ok((Netfilter { requests, turned }, found))
     }
 
@@ -190,7 +194,7 @@ pub async fn remove_left_over() -> Result<bool> {
 }
 
 /// Tells the thread, from another one, of every change to any rules on this host.
-fn watch(requests: mpsc::Sender<Request>) {
+fn watch(requests: mpsc::Sender<Request>, news: Arc<AtomicBool>) {
     let watcher = move || -> std::io::Result<()> {
         let socket = Socket::open(Bus::Netfilter)?;
         socket.bind(NFTABLES_GROUP, 0)?;
@@ -203,7 +207,8 @@ fn watch(requests: mpsc::Sender<Request>) {
         loop {
             // An overrun (ENOBUFS) is news as well: something was committed.
             let _ = socket.recv_raw(bytes);
-            if requests.send(Request::Look { done: None }).is_err() {
+            // One look sees all that was committed before it; renewals must not wait behind a thousand.
+            if !news.swap(true, Ordering::AcqRel) && requests.send(Request::Look { done: None }).is_err() {
                 return Ok(());
             }
         }
@@ -295,6 +300,7 @@ impl State {
                 Request::Finish { done } => drop(done.send(())),
                 Request::Renew { lease_until, done } => drop(done.send(self.renew(lease_until))),
                 Request::Look { done } => {
+                    self.shared.news.store(false, Ordering::Release);
                     self.look();
                     if let Some(done) = done {
                         let _ = done.send(Seen { refused: self.refused.clone(), repairs: self.repairs });
