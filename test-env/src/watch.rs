@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::Pid;
 
 use crate::host::Host;
-use crate::numbered::be_urgent;
+use crate::numbered::{BEFORE_AGENTS, be_urgent};
 
 /// What went wrong, by the agents' logs, in the words of the agent's story.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +67,7 @@ impl Stills {
         let thread = spawn({
             let stop = Arc::clone(&stop);
             move || {
-                be_urgent();
+                be_urgent(BEFORE_AGENTS);
                 let mut longest = Duration::ZERO;
                 while !stop.load(Ordering::Relaxed) {
                     let before = Instant::now();
