@@ -140,3 +140,18 @@ impl Usage {
         Self::of(host.agent_pid().context("no agent")?)
     }
 }
+
+/// For what part of a span processes ran and waited, one after the other, in per cent of a processor.
+#[must_use]
+pub fn percents(before: &[Usage], after: &[Usage], span: Duration) -> (Vec<f64>, Vec<f64>) {
+    let percent = |part: Duration| part.as_secs_f64() / span.as_secs_f64() * 100.0;
+    let both = before.iter().zip(after);
+    both.map(|(before, after)| (percent(after.ran - before.ran), percent(after.waited - before.waited)))
+        .unzip()
+}
+
+/// Their mean.
+#[must_use]
+pub fn mean(all: &[f64]) -> f64 {
+    all.iter().sum::<f64>() / all.len() as f64
+}

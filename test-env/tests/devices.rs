@@ -4,14 +4,13 @@
 use std::io::Write;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use onemac_test_env::frames::{self, Injector, mac};
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::{FdbWatch, Host, Lab, Plan, addr, owned_slices};
+use onemac_test_env::{Chatter, FdbWatch, Host, Lab, Plan, addr, owned_slices};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -225,40 +224,6 @@ fn rules_that_can_not_be_put_back_take_the_shared_device_down() -> Result<()> {
     scene.end(&[(from, closed)])
 }
 
-/// Sends by the shared device of a host as often as it can.
-struct Chatter {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-}
-
-impl Chatter {
-    fn start(host: &Host) -> Self {
-        let chatter = Self { stop: Arc::default(), sent: Arc::default() };
-        let (stop, sent, netns) =
-            (Arc::clone(&chatter.stop), Arc::clone(&chatter.sent), host.netns().clone());
-        std::thread::spawn(move || {
-            let frame = frames::arp_request(mac(addr::CLUSTER_MAC), addr::VIP4, addr::ROUTER4);
-            netns.within(|| {
-                let shared = Injector::open_here("onemac0")?;
-                while !stop.load(Ordering::Relaxed) {
-                    if shared.send(&frame).is_ok() {
-                        sent.fetch_add(1, Ordering::Relaxed);
-                    }
-                    sleep(Duration::from_micros(300));
-                }
-                Ok(())
-            })
-        });
-        chatter
-    }
-}
-
-impl Drop for Chatter {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
     let scene = Scene::start()?;
@@ -277,8 +242,8 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
             Ok(tells(host, &format!("is now called {to}"))? == (to != "eth0"))
         })?;
     }
-    let before = chatter.sent.load(Ordering::Relaxed);
-    scene.wait("frames go on", || Ok(chatter.sent.load(Ordering::Relaxed) > before + 20))?;
+    let before = chatter.sent();
+    scene.wait("frames go on", || Ok(chatter.sent() > before + 20))?;
     drop(chatter);
     let flushed = Instant::now();
     host.netns().run("nft", &["flush", "ruleset"])?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use onemac_test_env::flood::{Flood, Recording, Taps, in_turn, kinds_of};
 use onemac_test_env::hostile::{ForeignRules, Hogs, LogPipe, Pressure, Supervisor};
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since};
+use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since, mean, percents};
 use onemac_test_env::{Host, Lab, Plan, Surroundings};
 use serde::Serialize;
 
@@ -304,16 +304,10 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
             }
         }
     }
-    let spent = (to - from).as_secs_f64();
-    let percent = |part: fn(&Usage) -> Duration| -> Vec<f64> {
-        let used = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
-        used.map(|used| used.as_secs_f64() / spent * 100.0).collect()
-    };
-    let (ran, waited) = (percent(|usage| usage.ran), percent(|usage| usage.waited));
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    let (ran, waited) = percents(&before, &after, to - from);
     Ok(Figures {
         evils: ALL.iter().filter(|(evil, _)| does(*evil)).map(|(_, name)| *name).collect(),
-        seconds: spent,
+        seconds: (to - from).as_secs_f64(),
         false_deaths: signs.deaths,
         leases_lapsed: signs.lapses,
         stalls: signs.stalls,
