@@ -16,7 +16,7 @@ impl Arrivals {
     /// Counts what comes by a device from now on.
     ///
     /// # Errors
-    /// When the rules can not be loaded.
+    /// When the rules cannot be loaded.
     pub fn start(netns: &Netns, device: &str) -> Result<Self> {
         let chain = |name: &str, priority: i32| {
             format!(
@@ -36,7 +36,7 @@ impl Arrivals {
     /// How many have come through the device's own rules.
     ///
     /// # Errors
-    /// When the counters can not be read.
+    /// When the counters cannot be read.
     pub fn came(&self) -> Result<u64> {
         self.count("came")
     }
@@ -44,7 +44,7 @@ impl Arrivals {
     /// How many of them have got past the rules behind the devices as well.
     ///
     /// # Errors
-    /// When the counters can not be read.
+    /// When the counters cannot be read.
     pub fn passed(&self) -> Result<u64> {
         self.count("passed")
     }

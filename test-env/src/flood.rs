@@ -1,6 +1,7 @@
 //! Datagrams that somebody else sends to an agent's gossip port, and frames like those on the service wire: junk, forged,
 //! recorded.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,17 +9,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::libc::{SCHED_RR, sched_param, sched_setscheduler};
 
 use crate::capture::{Capture, Frame, Injector};
 use crate::frames::{addresses, mac, udp_datagram};
+use crate::numbered::{AS_AGENTS, be_urgent};
+use crate::tcp::Dice;
 use crate::{Host, Lab, Netns, Surroundings, addr};
 
 /// Where every agent of a lab gossips.
 const PORT: u16 = 7946;
 /// What is due is sent so often.
 const STEP: Duration = Duration::from_millis(1);
-/// For so long the hosts are listened to, for what is to be sent again.
+/// For so long at least the hosts are listened to, for what is to be sent again.
 const RECORD: Duration = Duration::from_millis(1500);
 /// Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
@@ -38,12 +40,21 @@ pub struct Kind {
 /// # Errors
 /// When the cluster does not come to agree, or nothing could be recorded.
 pub fn kinds(lab: &Lab, victim: &Host, surroundings: Surroundings, peer: &Host) -> Result<Vec<Kind>> {
-    let earlier = record(lab, victim)?;
+    let earlier = Taps::set(lab)?.recorded()?;
     victim.stop_agent()?;
+    let taps = Taps::set(lab)?;
     victim.start_agent_in(surroundings)?;
     lab.wait_settled()?;
-    let present = record(lab, victim)?;
+    kinds_of(victim, peer, &earlier, &taps.recorded()?)
+}
 
+/// The same of what was recorded at `victim` in an earlier run, and in the present one.
+///
+/// # Errors
+/// When too little was recorded.
+pub fn kinds_of(victim: &Host, peer: &Host, earlier: &Recording, present: &Recording) -> Result<Vec<Kind>> {
+    let at_victim = |recording: &Recording| recording.get(&victim.name()).cloned().unwrap_or_default();
+    let (earlier, present) = (at_victim(earlier), at_victim(present));
     let (us, them) = (mac(addr::NEIGHBOUR_MAC), mac(&victim.mac()));
     let to = (victim.v4().into(), PORT);
     let datagram = |from: Ipv4Addr, payload: &[u8]| udp_datagram(us, them, (from.into(), PORT), to, payload);
@@ -69,9 +80,17 @@ pub fn kinds(lab: &Lab, victim: &Host, surroundings: Surroundings, peer: &Host) 
     let noise = |from: Ipv4Addr| {
         (0..64u8).map(|i| datagram(from, &[&[i % 4][..], &[i.wrapping_mul(37); 150]].concat())).collect()
     };
+    let mut dice = Dice::new(1);
+    // Up to the largest that a frame holds.
+    let sizes = (1..=64).map(|i| {
+        let payload: Vec<u8> = (0..i * 23).map(|_| dice.next_u64() as u8).collect();
+        datagram(peer.v4(), &payload)
+    });
+    let sizes = sizes.collect();
     let kinds = vec![
         Kind { name: "junk from an unknown address", frames: noise(addr::NEIGHBOUR4) },
         Kind { name: "forged from a host's address", frames: noise(peer.v4()) },
+        Kind { name: "forged, of all sizes", frames: sizes },
         Kind { name: "replayed", frames: recorded(&present) },
         Kind { name: "recorded from an earlier run (asks for greetings)", frames: recorded(&earlier) },
         Kind { name: "forged frames on the service wire", frames: forged_beacons.collect() },
@@ -83,10 +102,39 @@ pub fn kinds(lab: &Lab, victim: &Host, surroundings: Surroundings, peer: &Host) 
     Ok(kinds)
 }
 
-fn record(lab: &Lab, victim: &Host) -> Result<Vec<Frame>> {
-    let tap = Capture::start(lab.switch().netns(), &victim.port())?;
-    thread::sleep(RECORD);
-    tap.stop()
+/// What passed at the port of each host.
+pub type Recording = BTreeMap<String, Vec<Frame>>;
+
+/// Listens to all hosts: set before agents start, it hears their greetings.
+#[derive(Debug)]
+pub struct Taps(Vec<(String, Capture)>);
+
+impl Taps {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When a port cannot be tapped.
+    pub fn set(lab: &Lab) -> Result<Self> {
+        let tap = |host: &Host| Ok((host.name(), Capture::start(lab.switch().netns(), &host.port())?));
+        Ok(Self(lab.hosts().iter().map(tap).collect::<Result<_>>()?))
+    }
+
+    /// Listens a little longer, and ends.
+    ///
+    /// # Errors
+    /// When a tap has lost frames.
+    pub fn recorded(self) -> Result<Recording> {
+        thread::sleep(RECORD);
+        self.0.into_iter().map(|(name, tap)| Ok((name, tap.stop()?))).collect()
+    }
+}
+
+/// One of each list in turn, until every one of the longest list is there.
+#[must_use]
+pub fn in_turn(lists: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+    let longest = lists.iter().map(Vec::len).max().unwrap_or_default();
+    let of_each = |i| lists.iter().filter_map(move |frames| frames.get(i % frames.len().max(1)).cloned());
+    (0..longest).flat_map(of_each).collect()
 }
 
 /// A flood. Dropping it ends it.
@@ -107,7 +155,8 @@ impl Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            as_urgent_as_an_agent();
+            // Else a busy machine would be the agents' protection.
+            be_urgent(AS_AGENTS);
             let mut frames = frames.iter().cycle();
             let (mut last, mut sent) = (Instant::now(), 0);
             while !ended.load(Ordering::Relaxed) {
@@ -138,13 +187,6 @@ impl Flood {
         let sent = thread.join().map_err(|_| anyhow!("the flood panicked"))??;
         Ok((sent as f64 / span.as_secs_f64()) as u64)
     }
-}
-
-/// Else a busy machine would be the agents' protection. Where it is refused, fewer are sent.
-fn as_urgent_as_an_agent() {
-    let urgent = sched_param { sched_priority: 1 };
-    // SAFETY: the pointer is to an initialised sched_param that lives through the call; 0 names the calling thread.
-    unsafe { sched_setscheduler(0, SCHED_RR, &raw const urgent) };
 }
 
 impl Drop for Flood {

@@ -326,6 +326,14 @@ impl Host {
             .with_context(|| format!("status on {} printed {}", self.name(), answer.stdout))
     }
 
+    /// Which life of the host it is: one whose lease runs out, or that does not run for so long, begins another.
+    ///
+    /// # Errors
+    /// When no agent answers.
+    pub fn incarnation(&self) -> Result<u64> {
+        self.status()?["incarnation"].as_u64().context("no incarnation in the status")
+    }
+
     /// Starts the nameserver and waits until it listens.
     ///
     /// # Errors

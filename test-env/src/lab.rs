@@ -43,6 +43,13 @@ impl Plan {
         Self { definition, gossip_network: false, narrow_mtu: None, label: None }
     }
 
+    /// The same hosts with another lease than the default, which a busy machine may not keep.
+    #[must_use]
+    pub fn lease(mut self, lease: &str) -> Self {
+        self.definition.lease = Some(lease.to_owned());
+        self
+    }
+
     /// The same hosts, gossiping on a network that is for nothing else.
     #[must_use]
     pub fn gossip_apart(mut self) -> Self {

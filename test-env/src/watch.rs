@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::Pid;
 
 use crate::host::Host;
-use crate::numbered::be_urgent;
+use crate::numbered::{BEFORE_AGENTS, be_urgent};
 
 /// What went wrong, by the agents' logs, in the words of the agent's story.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +67,7 @@ impl Stills {
         let thread = spawn({
             let stop = Arc::clone(&stop);
             move || {
-                be_urgent();
+                be_urgent(BEFORE_AGENTS);
                 let mut longest = Duration::ZERO;
                 while !stop.load(Ordering::Relaxed) {
                     let before = Instant::now();
@@ -139,4 +139,19 @@ impl Usage {
     pub fn of_agent(host: &Host) -> Result<Self> {
         Self::of(host.agent_pid().context("no agent")?)
     }
+}
+
+/// For what part of a span processes ran and waited, one after the other, in per cent of a processor.
+#[must_use]
+pub fn percents(before: &[Usage], after: &[Usage], span: Duration) -> (Vec<f64>, Vec<f64>) {
+    let percent = |part: Duration| part.as_secs_f64() / span.as_secs_f64() * 100.0;
+    let both = before.iter().zip(after);
+    both.map(|(before, after)| (percent(after.ran - before.ran), percent(after.waited - before.waited)))
+        .unzip()
+}
+
+/// Their mean.
+#[must_use]
+pub fn mean(all: &[f64]) -> f64 {
+    all.iter().sum::<f64>() / all.len() as f64
 }

@@ -20,9 +20,7 @@ const TRAFFIC: Traffic = Traffic { load: Load { connections: 300, ..Load::USUAL 
 /// A cluster that forgives a machine that stands still for a second or two, as virtual ones do: with the default lease its
 /// hosts would all begin anew. The bench has the default.
 fn patient(hosts: u8) -> Plan {
-    let mut plan = Plan::hosts(hosts);
-    plan.definition.lease = Some("3s".into());
-    plan
+    Plan::hosts(hosts).lease("3s")
 }
 
 #[test]

@@ -4,14 +4,13 @@
 use std::io::Write;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use onemac_test_env::frames::{self, Injector, mac};
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::{FdbWatch, Host, Lab, Plan, addr, owned_slices};
+use onemac_test_env::{Chatter, FdbWatch, Host, Lab, Plan, addr, owned_slices};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +25,8 @@ struct Scene {
 
 impl Scene {
     fn start() -> Result<Self> {
-        let lab = Lab::build(&Plan::hosts(3))?;
+        // The machine may stand still for a second or two.
+        let lab = Lab::build(&Plan::hosts(3).lease("3s"))?;
         let switch = lab.switch().watch(lab.dir())?;
         lab.start_responders()?;
         lab.start_agents()?;
@@ -76,15 +76,9 @@ impl Scene {
     }
 }
 
-fn incarnation(host: &Host) -> Result<u64> {
-    host.status()?["incarnation"].as_u64().context("no incarnation in the status")
-}
-
-/// Its life has gone on since then, unless it was kept from the processor for longer than its lease lasts.
+/// Its life has gone on since then.
 fn ensure_goes_on(host: &Host, life: u64) -> Result<()> {
-    let log = std::fs::read_to_string(host.agent_log_path())?;
-    let starved = log.contains("starting over");
-    ensure!(starved || incarnation(host)? == life, "{} has begun another life:\n{log}", host.name());
+    ensure!(host.incarnation()? == life, "{} has begun another life:\n{}", host.name(), host.agent_log(1000));
     Ok(())
 }
 
@@ -142,7 +136,7 @@ fn what_others_do_to_the_shared_device_is_put_right_at_once() -> Result<()> {
         "cd /proc/sys/net/ipv6/conf/onemac0; echo 1 > disable_ipv6; echo 0 > addr_gen_mode",
     ];
     let hosts = scene.lab.hosts();
-    let before = hosts.iter().map(|h| Ok((incarnation(h)?, ground(h)?))).collect::<Result<Vec<_>>>()?;
+    let before = hosts.iter().map(|h| Ok((h.incarnation()?, ground(h)?))).collect::<Result<Vec<_>>>()?;
     for (blow, n) in blows.iter().zip((0..3).cycle()) {
         let (host, (_, whole)) = (&hosts[n], &before[n]);
         host.netns().run("sh", &["-c", blow])?;
@@ -233,46 +227,12 @@ fn rules_that_can_not_be_put_back_take_the_shared_device_down() -> Result<()> {
     scene.end(&[(from, closed)])
 }
 
-/// Sends by the shared device of a host as often as it can.
-struct Chatter {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-}
-
-impl Chatter {
-    fn start(host: &Host) -> Self {
-        let chatter = Self { stop: Arc::default(), sent: Arc::default() };
-        let (stop, sent, netns) =
-            (Arc::clone(&chatter.stop), Arc::clone(&chatter.sent), host.netns().clone());
-        std::thread::spawn(move || {
-            let frame = frames::arp_request(mac(addr::CLUSTER_MAC), addr::VIP4, addr::ROUTER4);
-            netns.within(|| {
-                let shared = Injector::open_here("onemac0")?;
-                while !stop.load(Ordering::Relaxed) {
-                    if shared.send(&frame).is_ok() {
-                        sent.fetch_add(1, Ordering::Relaxed);
-                    }
-                    sleep(Duration::from_micros(300));
-                }
-                Ok(())
-            })
-        });
-        chatter
-    }
-}
-
-impl Drop for Chatter {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
     let scene = Scene::start()?;
     let host = scene.lab.host(2);
     let chatter = Chatter::start(host);
-    let life = incarnation(host)?;
+    let life = host.incarnation()?;
     for (from, to) in [("eth0", "lan0"), ("lan0", "lan1"), ("lan1", "eth0"), ("eth0", "lan0")] {
         host.netns().ip(&format!("link set {from} name {to}"))?;
         scene.wait(&format!("the rules are for {to}"), || {
@@ -285,8 +245,8 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
             Ok(tells(host, &format!("is now called {to}"))? == (to != "eth0"))
         })?;
     }
-    let before = chatter.sent.load(Ordering::Relaxed);
-    scene.wait("frames go on", || Ok(chatter.sent.load(Ordering::Relaxed) > before + 20))?;
+    let before = chatter.sent();
+    scene.wait("frames go on", || Ok(chatter.sent() > before + 20))?;
     drop(chatter);
     let flushed = Instant::now();
     host.netns().run("nft", &["flush", "ruleset"])?;
@@ -356,7 +316,7 @@ fn a_host_is_out_while_its_service_device_is_gone_or_down() -> Result<()> {
 #[test]
 fn a_service_device_may_change_its_address_and_its_largest_packet() -> Result<()> {
     let scene = Scene::start()?;
-    let (host, life) = (scene.lab.host(2), incarnation(scene.lab.host(2))?);
+    let (host, life) = (scene.lab.host(2), scene.lab.host(2).incarnation()?);
     let new = "02:00:00:00:99:02";
     host.netns().ip(&format!("link set eth0 address {new}"))?;
     scene.wait("the mask is the new address", || {

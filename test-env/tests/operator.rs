@@ -195,7 +195,8 @@ fn a_definition_is_reloaded_when_all_have_it_and_a_bad_one_changes_nothing() -> 
 
 #[test]
 fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(3))?;
+    // Within a lease an agent that is killed must have been started and heard again.
+    let lab = Lab::build(&Plan::hosts(3).lease("10s"))?;
     let host = lab.host(2);
     let [program, other] = ["program", "other"].map(|name| lab.dir().join(name));
     std::fs::copy(host.program()?, &program)?;

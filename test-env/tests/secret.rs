@@ -20,9 +20,7 @@ const NUMBERS: numbered::Load = numbered::Load { v4: 50, v6: 50, every: Duration
 
 /// The machine may stand still for a second or two.
 fn patient(hosts: u8) -> Plan {
-    let mut plan = Plan::hosts(hosts);
-    plan.definition.lease = Some("3s".into());
-    plan
+    Plan::hosts(hosts).lease("3s")
 }
 
 fn secret_of(host: &Host) -> Result<String> {
@@ -92,10 +90,7 @@ fn wait_done(lab: &Lab, hosts: &[Host]) -> Result<()> {
 /// Who owns which slice, and which life of each host it is.
 fn owners(lab: &Lab) -> Result<(Value, BTreeMap<String, u64>)> {
     let slices = lab.host(1).onemac(&["slices", "--json"])?;
-    let lives = lab.hosts().iter().map(|host| {
-        let life = host.status()?["incarnation"].as_u64().context("no incarnation")?;
-        Ok((host.name(), life))
-    });
+    let lives = lab.hosts().iter().map(|host| Ok((host.name(), host.incarnation()?)));
     Ok((serde_json::from_str(&slices.stdout)?, lives.collect::<Result<_>>()?))
 }
 
@@ -186,7 +181,8 @@ fn nobody_notices() -> Result<()> {
 
 #[test]
 fn what_would_cut_a_host_off_is_refused_and_changes_nothing() -> Result<()> {
-    let lab = Lab::build(&patient(3))?;
+    // Within a lease an agent that is killed must have been started and heard again.
+    let lab = Lab::build(&Plan::hosts(3).lease("10s"))?;
     lab.start_agents()?;
     lab.wait_settled()?;
     let (first, second, third) = (lab.host(1), lab.host(2), lab.host(3));

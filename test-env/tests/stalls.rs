@@ -19,7 +19,7 @@ use onemac_test_env::{Host, Lab, Plan, Surroundings, addr, neighbour_v4};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Several leases.
+/// Longer than the lease of a lab here.
 const A_WHILE: Duration = Duration::from_secs(5);
 
 /// The warnings of a host's status, each in one line.
@@ -38,9 +38,14 @@ fn wait_for_warning(lab: &Lab, host: &Host, words: &str) -> Result<()> {
     .map(drop)
 }
 
+/// The machine may stand still for a second or two.
+fn patient(hosts: u8) -> Plan {
+    Plan::hosts(hosts).lease("3s")
+}
+
 /// A host whose lease runs out, or that does not run for so long, begins another life.
-fn lives(lab: &Lab) -> Result<Vec<Value>> {
-    lab.hosts().iter().map(|host| Ok(host.status()?["incarnation"].clone())).collect()
+fn lives(lab: &Lab) -> Result<Vec<u64>> {
+    lab.hosts().iter().map(Host::incarnation).collect()
 }
 
 /// Fails unless all hosts go on as they are for a while.
@@ -61,7 +66,7 @@ fn with(environment: &[(&str, &str)]) -> Surroundings {
 
 #[test]
 fn a_reader_of_the_log_that_stalls_holds_nobody_up() -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(2))?;
+    let lab = Lab::build(&patient(2))?;
     let host = lab.host(1);
     let (mut log, errors) = std::io::pipe()?;
     lab.host(2).start_agent()?;
@@ -101,7 +106,7 @@ fn a_reader_of_the_log_that_stalls_holds_nobody_up() -> Result<()> {
 
 #[test]
 fn a_reader_of_the_log_that_has_gone_ends_nobody() -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(2))?;
+    let lab = Lab::build(&patient(2))?;
     let (log, errors) = std::io::pipe()?;
     lab.host(2).start_agent()?;
     let host = lab.host(1);
@@ -144,7 +149,7 @@ fn fill(path: &Path) -> Result<()> {
 
 #[test]
 fn a_systemd_that_stalls_holds_nobody_up_and_is_told_little() -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(2))?;
+    let lab = Lab::build(&patient(2))?;
     let host = lab.host(1);
     let path = lab.dir().join("notify");
     let systemd = UnixDatagram::bind(&path)?;
@@ -186,9 +191,9 @@ fn a_systemd_that_stalls_holds_nobody_up_and_is_told_little() -> Result<()> {
 
 #[test]
 fn a_recording_to_a_disk_that_stalls_ends_and_holds_nobody_up() -> Result<()> {
-    let mut plan = Plan::hosts(3);
+    let mut plan = patient(3);
     // Much is told in little time.
-    (plan.definition.heartbeat, plan.definition.lease) = (Some("20ms".into()), Some("1s".into()));
+    plan.definition.heartbeat = Some("20ms".into());
     let lab = Lab::build(&plan)?;
     let host = lab.host(1);
     // A pipe with a name is what stalls like a disk, for whoever writes to it as to a file.
@@ -242,7 +247,7 @@ fn without_a_limit_for_locked_memory_it_runs_and_says_so() -> Result<()> {
 
 #[test]
 fn another_user_cannot_take_the_lock() -> Result<()> {
-    let lab = Lab::build(&Plan::hosts(1))?;
+    let lab = Lab::build(&patient(1))?;
     let host = lab.host(1);
     // Any name that anybody can take, somebody will take.
     let _squatter = host
@@ -251,7 +256,7 @@ fn another_user_cannot_take_the_lock() -> Result<()> {
     host.start_agent()?;
     lab.wait_settled()?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    for attempt in ["ls /run/onemac-lock", "touch /run/onemac-lock/mine", "mv /run/onemac-lock /run/other"] {
+    for attempt in ["touch /run/onemac-lock/mine", "mv /run/onemac-lock /run/other"] {
         let mut command = host.netns().command("setpriv");
         let status = command.args(nobody).args(["sh", "-c", attempt]).stderr(Stdio::null()).status()?;
         ensure!(!status.success(), "nobody could {attempt}");
@@ -372,7 +377,7 @@ fn frames_sent(host: &Host) -> Result<usize> {
 #[test]
 fn a_flood_that_anybody_can_send_costs_no_lease() -> Result<()> {
     const LOAD: Load = Load { v4: 20, v6: 20, every: Duration::from_millis(100) };
-    let lab = Lab::build(&Plan::hosts(3))?;
+    let lab = Lab::build(&patient(3))?;
     lab.start_responders()?;
     lab.start_agents()?;
     lab.wait_settled()?;

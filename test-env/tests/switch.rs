@@ -1,13 +1,11 @@
 //! What the wire sees of the cluster MAC: asked for by everybody, sent by nobody.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use onemac_test_env::dns::Prober;
-use onemac_test_env::frames::{self, Injector, mac};
-use onemac_test_env::{Capture, Host, Lab, Plan, addr};
+use onemac_test_env::frames::{self, mac};
+use onemac_test_env::{Capture, Chatter, Host, Lab, Plan, addr};
 
 /// Makes the shared device of a host speak: its own requests, and the listener reports of a device that
 /// comes up.
@@ -23,47 +21,6 @@ fn provoke(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Sends by the shared device of a host whenever it is there, so often that no moment without the mask
-/// goes by unseen.
-struct Chatter {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-}
-
-impl Chatter {
-    fn start(host: &Host) -> Self {
-        let chatter = Self { stop: Arc::default(), sent: Arc::default() };
-        let (stop, sent) = (Arc::clone(&chatter.stop), Arc::clone(&chatter.sent));
-        let netns = host.netns().clone();
-        std::thread::spawn(move || {
-            let frame = frames::arp_request(mac(addr::CLUSTER_MAC), addr::VIP4, addr::ROUTER4);
-            netns.within(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    // No device yet, or no longer: look again.
-                    let Ok(shared) = Injector::open_here("onemac0") else {
-                        std::thread::yield_now();
-                        continue;
-                    };
-                    // An error is the device that is down or gone; down, it may come up again.
-                    while shared.send(&frame).is_ok() && !stop.load(Ordering::Relaxed) {
-                        sent.fetch_add(1, Ordering::Relaxed);
-                        std::thread::sleep(Duration::from_micros(500));
-                    }
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-                Ok(())
-            })
-        });
-        chatter
-    }
-}
-
-impl Drop for Chatter {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn no_frame_escapes_the_mask_in_the_moments_of_start_stop_and_take_over() -> Result<()> {
     let lab = Lab::build(&Plan::hosts(2))?;
@@ -73,9 +30,9 @@ fn no_frame_escapes_the_mask_in_the_moments_of_start_stop_and_take_over() -> Res
     let step = |what: &str, act: &dyn Fn() -> Result<()>| -> Result<()> {
         act()?;
         // Every state lasts until some frames were sent in it.
-        let before = chatter.sent.load(Ordering::Relaxed);
+        let before = chatter.sent();
         lab.wait_until(&format!("frames are sent {what}"), Duration::from_secs(20), || {
-            Ok(chatter.sent.load(Ordering::Relaxed) > before + 20)
+            Ok(chatter.sent() > before + 20)
         })?;
         Ok(())
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use onemac_test_env::faults::Busy;
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::watch::{Signs, Stills, Usage, log_length, logged_since};
+use onemac_test_env::watch::{Signs, Stills, Usage, log_length, logged_since, mean, percents};
 use onemac_test_env::{Lab, Plan};
 use serde::Serialize;
 
@@ -133,13 +133,7 @@ fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {
             host.unwrap_or(0)
         );
     }
-    let spent = (to - from).as_secs_f64();
-    let percent = |part: fn(&Usage) -> Duration| -> Vec<f64> {
-        let used = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
-        used.map(|used| used.as_secs_f64() / spent * 100.0).collect()
-    };
-    let (ran, waited) = (percent(|usage| usage.ran), percent(|usage| usage.waited));
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    let (ran, waited) = percents(&before, &after, to - from);
     Ok(Figures {
         hosts,
         seconds: span.as_secs(),

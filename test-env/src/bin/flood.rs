@@ -2,15 +2,14 @@
 //!
 //! Run by hand through `test-env/bench/flood`.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use onemac_test_env::flood::{Flood, kinds};
+use onemac_test_env::flood::{Flood, in_turn, kinds};
 use onemac_test_env::numbered::{Clients, Load};
+use onemac_test_env::watch::Usage;
 use onemac_test_env::{Host, Lab, Plan, Surroundings};
-use serde_json::Value;
 
 const LOAD: Load = Load { v4: 25, v6: 25, every: Duration::from_millis(100) };
 
@@ -32,27 +31,24 @@ fn main() -> Result<()> {
     lab.start_agents()?;
     lab.wait_settled()?;
     let victim = lab.host(1);
-    let mut kinds: Vec<_> = kinds(&lab, victim, Surroundings::default(), lab.host(2))?
-        .into_iter()
-        .map(|kind| (kind.name, kind.frames))
-        .collect();
-    kinds.insert(0, ("nothing", Vec::new()));
-    let longest = kinds.iter().map(|(_, frames)| frames.len()).max().unwrap_or_default();
-    let of_each =
-        |i| kinds.iter().filter_map(move |(_, frames)| frames.get(i % frames.len().max(1)).cloned());
-    kinds.push(("all of them in turn", (0..longest).flat_map(of_each).collect()));
+    let kinds = kinds(&lab, victim, Surroundings::default(), lab.host(2))?;
+    let (names, mut frames): (Vec<_>, Vec<_>) =
+        kinds.into_iter().map(|kind| (kind.name, kind.frames)).unzip();
+    frames.push(in_turn(&frames));
+    frames.insert(0, Vec::new());
+    let names = ["nothing"].into_iter().chain(names).chain(["all of them in turn"]);
 
-    let lives = |lab: &Lab| lab.hosts().iter().map(life).collect::<Result<Vec<_>>>();
+    let lives = |lab: &Lab| lab.hosts().iter().map(Host::incarnation).collect::<Result<Vec<_>>>();
     let before = lives(&lab)?;
     println!(
         "| frames to one agent | a second | of a processor | gossip dropped | numbers lost | lives |\n|---|---|---|---|---|---|"
     );
-    for (name, frames) in kinds {
+    for (name, frames) in names.zip(frames) {
         let clients = Clients::start(lab.clients(), LOAD)?;
-        let (ran, dropped, began) = (processor_time(victim)?, drops(victim)?, Instant::now());
+        let (ran, dropped, began) = (Usage::of_agent(victim)?.ran, drops(victim)?, Instant::now());
         let flood = Flood::start(lab.neighbour(), frames, rate)?;
         sleep(span);
-        let share = (processor_time(victim)? - ran).as_secs_f64() / began.elapsed().as_secs_f64();
+        let share = (Usage::of_agent(victim)?.ran - ran).as_secs_f64() / began.elapsed().as_secs_f64();
         let sent = flood.stop()?;
         let tally = clients.stop()?;
         tally.ensure_never_twice(name)?;
@@ -68,21 +64,6 @@ fn main() -> Result<()> {
         bail!("a host lost its lease");
     }
     Ok(())
-}
-
-fn life(host: &Host) -> Result<Value> {
-    Ok(host.status()?["incarnation"].clone())
-}
-
-/// Of all threads of the agent (proc(5), schedstat: nanoseconds).
-fn processor_time(host: &Host) -> Result<Duration> {
-    let pid = host.agent_pid().context("no agent")?;
-    let mut ran = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        ran += text.split_whitespace().next().context("schedstat is empty")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(ran))
 }
 
 /// What found no room in the gossip socket's buffer.

@@ -9,9 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use onemac_test_env::hostile::{Flood, ForeignRules, Hogs, Junk, LogPipe, Pressure, Recording, Supervisor};
+use onemac_test_env::flood::{Flood, Recording, Taps, in_turn, kinds_of};
+use onemac_test_env::hostile::{ForeignRules, Hogs, LogPipe, Pressure, Supervisor};
 use onemac_test_env::numbered::{Clients, Load};
-use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since};
+use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since, mean, percents};
 use onemac_test_env::{Host, Lab, Plan, Surroundings};
 use serde::Serialize;
 
@@ -19,8 +20,8 @@ const USAGE: &str = "\
 options: --seconds N (600), --quick (20 s), --only EVIL,EVIL,… (these together; else all), --each (one after the
   other, in a new lab each), --junk N a second (100000), --hosts N (4), --json, --verbose (what the logs say)
 evils: calm (nothing, to compare with), hogs (processes at every priority below the agent's), memory (too little, in a
-  cgroup), logs (nobody reads the log of h2), systemd (h2's supervisor does not listen), junk (noise, forged, replayed
-  and greeting datagrams), rules (a foreign table of 5,000 addresses loaded and listed every second)";
+  cgroup), logs (nobody reads the log of h2), systemd (h2's supervisor does not listen), junk (noise, forged and
+  recorded frames to every agent), rules (a foreign table of 5,000 addresses loaded and listed every second)";
 
 /// Enough clients that every wrong owner shows; the agents are what is measured.
 const LOAD: Load = Load { v4: 50, v6: 50, every: Duration::from_millis(100) };
@@ -110,6 +111,8 @@ struct Figures {
     false_deaths: usize,
     leases_lapsed: usize,
     stalls: usize,
+    /// By the hosts' incarnations: a stalled log loses what it is told.
+    begun_anew: usize,
     sent: usize,
     lost: usize,
     answered_twice: usize,
@@ -128,7 +131,8 @@ struct Figures {
 
 impl Figures {
     fn is_good(&self) -> bool {
-        [self.false_deaths, self.leases_lapsed, self.stalls, self.lost, self.answered_twice] == [0; 5]
+        [self.false_deaths, self.leases_lapsed, self.stalls, self.begun_anew, self.lost, self.answered_twice]
+            == [0; 6]
             && self.in_the_end == "agreed"
     }
 }
@@ -138,12 +142,13 @@ impl fmt::Display for Figures {
         let evils = if self.evils.is_empty() { "calm".to_owned() } else { self.evils.join("+") };
         writeln!(
             out,
-            "{evils}, {:.0} s: {} leases lapsed, {} false deaths, {} stalls, {} numbers of {} lost, {} doubled (goal 0 \
-             of each); in the end: {}",
+            "{evils}, {:.0} s: {} leases lapsed, {} false deaths, {} stalls, {} hosts begun anew, \
+             {} numbers of {} lost, {} doubled (goal 0 of each); in the end: {}",
             self.seconds,
             self.leases_lapsed,
             self.false_deaths,
             self.stalls,
+            self.begun_anew,
             self.lost,
             self.sent,
             self.answered_twice,
@@ -192,8 +197,8 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     be_nice(0)?;
     let lab = Lab::build(&Plan::hosts(options.hosts))?;
     lab.start_responders()?;
-    // What is replayed must have been said.
-    let recording = does(Evil::Junk).then(|| Recording::start(&lab)).transpose()?;
+    let earlier = does(Evil::Junk).then(|| earlier_run(&lab)).transpose()?;
+    let taps = earlier.is_some().then(|| Taps::set(&lab)).transpose()?;
     let victim = lab.host(VICTIM);
     let pipe = does(Evil::Logs).then(|| LogPipe::lay(&victim.agent_log_path())).transpose()?;
     let supervisor =
@@ -209,7 +214,8 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     lab.wait_settled()?;
     // All that is started from here on watches or disturbs; the agents run already.
     be_nice(-20)?;
-    let recorded = recording.map(Recording::stop).transpose()?.unwrap_or_default();
+    let junk =
+        earlier.zip(taps).map(|(earlier, taps)| junk(&lab, &earlier, &taps.recorded()?)).transpose()?;
     // Machines that have not met yet lose the first packets between them.
     let started = Instant::now();
     let acquainted = Clients::start(lab.clients(), LOAD)?;
@@ -219,6 +225,7 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
 
     // What was logged so far belongs to the start.
     let logged = lab.hosts().iter().map(log_length).collect::<Result<Vec<_>>>()?;
+    let lives = lab.hosts().iter().map(Host::incarnation).collect::<Result<Vec<_>>>()?;
     let before = lab.hosts().iter().map(Usage::of_agent).collect::<Result<Vec<_>>>()?;
     let from = Instant::now();
     let stills = Stills::watch();
@@ -238,9 +245,7 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         notes.push(format!("systemd: {} messages before it stalled", supervisor.heard()));
         supervisor.stall();
     }
-    let flood = does(Evil::Junk)
-        .then(|| Flood::start(&lab, &Junk::ALL, options.per_second, &recorded))
-        .transpose()?;
+    let flood = junk.map(|frames| Flood::start(lab.neighbour(), frames, options.per_second)).transpose()?;
     let rules = does(Evil::Rules).then(|| ForeignRules::start(&lab, ADDRESSES));
     let mut orders = 0;
     while from.elapsed() < options.span {
@@ -256,7 +261,7 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     let after = lab.hosts().iter().map(Usage::of_agent).collect::<Result<Vec<_>>>()?;
     let to = Instant::now();
     if let Some(flood) = flood {
-        notes.push(format!("junk: {:.0} datagrams a second", flood.stop()?));
+        notes.push(format!("junk: {} frames a second", flood.stop()?));
     }
     if let Some(rules) = rules {
         let rounds = rules.stop()?;
@@ -277,6 +282,19 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         Some(dumb) => format!("the agent of {} does not answer", dumb.name()),
         None => lab.settles_within(PATIENCE).map_or_else(|why| format!("{why:#}"), |()| "agreed".to_owned()),
     };
+    // Who cannot say has not gone on.
+    let goes_on = |(host, life): &(&Host, &u64)| host.incarnation().is_ok_and(|now| now == **life);
+    let begun_anew = lab.hosts().iter().zip(&lives).filter(|of| !goes_on(of)).count();
+    if let Some(pipe) = &pipe {
+        // What the agent could not say so far comes now.
+        pipe.resume();
+        let mut length = 0;
+        lab.wait_until("the rest of the stalled log", PATIENCE, || {
+            let before = std::mem::replace(&mut length, log_length(victim)?);
+            sleep(Duration::from_millis(500));
+            Ok(length == before)
+        })?;
+    }
     let mut signs = Signs::default();
     for (host, logged) in lab.hosts().iter().zip(logged) {
         for line in logged_since(host, logged)? {
@@ -286,19 +304,14 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
             }
         }
     }
-    let spent = (to - from).as_secs_f64();
-    let percent = |part: fn(&Usage) -> Duration| -> Vec<f64> {
-        let used = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
-        used.map(|used| used.as_secs_f64() / spent * 100.0).collect()
-    };
-    let (ran, waited) = (percent(|usage| usage.ran), percent(|usage| usage.waited));
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    let (ran, waited) = percents(&before, &after, to - from);
     Ok(Figures {
         evils: ALL.iter().filter(|(evil, _)| does(*evil)).map(|(_, name)| *name).collect(),
-        seconds: spent,
+        seconds: (to - from).as_secs_f64(),
         false_deaths: signs.deaths,
         leases_lapsed: signs.lapses,
         stalls: signs.stalls,
+        begun_anew,
         sent: tally.sent(),
         lost: tally.lost(),
         answered_twice: tally.twice().len(),
@@ -310,6 +323,25 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         in_the_end,
         notes,
     })
+}
+
+/// What hosts say to each other in lives that are over.
+fn earlier_run(lab: &Lab) -> Result<Recording> {
+    let taps = Taps::set(lab)?;
+    lab.start_agents()?;
+    lab.wait_settled()?;
+    let recording = taps.recorded()?;
+    lab.hosts().iter().try_for_each(|host| host.stop_agent().map(drop))?;
+    Ok(recording)
+}
+
+/// All kinds of frames for all hosts in turn, each as if from the next host.
+fn junk(lab: &Lab, earlier: &Recording, present: &Recording) -> Result<Vec<Vec<u8>>> {
+    let mut lists = Vec::new();
+    for (victim, peer) in lab.hosts().iter().zip(lab.hosts().iter().cycle().skip(1)) {
+        lists.extend(kinds_of(victim, peer, earlier, present)?.into_iter().map(|kind| kind.frames));
+    }
+    Ok(in_turn(&lists))
 }
 
 fn answers(host: &Host) -> bool {

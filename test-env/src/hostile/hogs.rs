@@ -27,7 +27,7 @@ impl Hogs {
     /// Starts as many of each kind as there are processors.
     ///
     /// # Errors
-    /// When a program can not be started.
+    /// When a program cannot be started.
     pub fn start(lab: &Lab) -> Result<Self> {
         let processors = std::thread::available_parallelism()?.get();
         let start = |kind: &&str| {

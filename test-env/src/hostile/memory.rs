@@ -31,7 +31,7 @@ impl Pressure {
     /// Puts all agents of a lab under pressure.
     ///
     /// # Errors
-    /// When this machine has no memory cgroups, or they can not be changed.
+    /// When this machine has no memory cgroups, or they cannot be changed.
     pub fn start(lab: &Lab) -> Result<Self> {
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let root = if v1.is_dir() { v1 } else { Path::new("/sys/fs/cgroup") };

@@ -41,7 +41,7 @@ impl LogPipe {
     /// Lays the pipe; what comes out of it is appended to `log`.
     ///
     /// # Errors
-    /// When there can be no pipe, or the file can not be opened.
+    /// When there can be no pipe, or the file cannot be opened.
     pub fn lay(log: &Path) -> Result<Self> {
         let mut log = OpenOptions::new().create(true).append(true).open(log)?;
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -76,7 +76,7 @@ impl LogPipe {
     /// The reader stops, and the pipe is full: the next line finds no room.
     ///
     /// # Errors
-    /// When the pipe can not be opened once more.
+    /// When the pipe cannot be opened once more.
     pub fn stall(&self) -> Result<()> {
         self.wishes.stall.store(true, Ordering::Relaxed);
         // What the reader was at is done by then.

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 use super::responder::QUEUE_BYTES;
 use super::tally::{Answer, Tally};
-use super::{Message, PORT, be_urgent};
+use super::{BEFORE_AGENTS, Message, PORT, be_urgent};
 use crate::netns::Netns;
 use crate::topology::{addr, client_v4, client_v6};
 
@@ -147,7 +147,7 @@ fn micros(span: Duration) -> u64 {
 /// Sends each client's next number when it is due; the clients' turns are spread evenly over `every`.
 /// Returns when each client sent each of its numbers, in microseconds from the start.
 fn send(v4: &UdpSocket, v6: &UdpSocket, every: Duration, shared: &Shared) -> Vec<Vec<u64>> {
-    be_urgent();
+    be_urgent(BEFORE_AGENTS);
     let count = shared.clients.len();
     let mut sent = vec![Vec::new(); count];
     let pause = every / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
@@ -193,7 +193,7 @@ fn ask(v4: &UdpSocket, v6: &UdpSocket, client: IpAddr, bytes: &[u8]) -> nix::Res
 
 /// Takes answers of one family until told to stop.
 fn receive(socket: &UdpSocket, shared: &Shared) -> Vec<Answer> {
-    be_urgent();
+    be_urgent(BEFORE_AGENTS);
     let mut answers = Vec::new();
     while !shared.stop_listening.load(Ordering::Relaxed) {
         // Nothing within a look, or what is no answer: the numbers tell what is missing.

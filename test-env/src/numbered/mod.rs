@@ -9,19 +9,24 @@ mod clients;
 mod responder;
 mod tally;
 
-use nix::libc::{SCHED_FIFO, sched_param, sched_setscheduler};
+use nix::libc::{SCHED_RR, sched_param, sched_setscheduler};
 
 pub use clients::{Clients, Load};
 pub use responder::Responder;
 pub use tally::{Silence, Tally, Twice};
 
-/// Lets the calling thread run before all ordinary programs: clients and servers are instruments, and a busy
-/// machine is to show in the hosts under test and not in them.
-pub fn be_urgent() {
-    let urgent = sched_param { sched_priority: 2 };
+/// Before the agents and all ordinary programs: clients and servers are instruments, and a busy machine is to show in
+/// the hosts under test and not in them.
+pub const BEFORE_AGENTS: i32 = 2;
+/// In turn with the agents, before all ordinary programs.
+pub const AS_AGENTS: i32 = 1;
+
+/// Gives the calling thread this real-time priority.
+pub fn be_urgent(priority: i32) {
+    let urgent = sched_param { sched_priority: priority };
     // SAFETY: the pointer is to an initialised sched_param that lives through the call; 0 names the calling
     // thread. Where it is refused, what is measured is at most too long.
-    unsafe { sched_setscheduler(0, SCHED_FIFO, &raw const urgent) };
+    unsafe { sched_setscheduler(0, SCHED_RR, &raw const urgent) };
 }
 
 /// The port on the shared addresses.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Type;
 
-use super::{Message, PORT, be_urgent};
+use super::{BEFORE_AGENTS, Message, PORT, be_urgent};
 use crate::netns::Netns;
 use crate::server::open;
 
@@ -50,7 +50,7 @@ impl Drop for Responder {
 }
 
 fn serve(socket: &UdpSocket, number: u8, stop: &AtomicBool) {
-    be_urgent();
+    be_urgent(BEFORE_AGENTS);
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };

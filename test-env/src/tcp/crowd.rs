@@ -15,7 +15,7 @@ use super::report::Report;
 use super::socket::make_room;
 use crate::lab::Lab;
 use crate::netns::Netns;
-use crate::numbered::be_urgent;
+use crate::numbered::{BEFORE_AGENTS, be_urgent};
 use crate::topology::{addr, client_v4, client_v6};
 use crate::wait::poll_until;
 
@@ -240,7 +240,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 /// The thread: in turns it sends what is due, sleeps, and takes what has come.
 fn keep(netns: &Netns, load: Load, shared: &Mutex<State>) -> Result<()> {
     netns.enter()?;
-    be_urgent();
+    be_urgent(BEFORE_AGENTS);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let (v4, v6) = (client_v4(load.addresses), client_v6(load.addresses.min(1022)));
     let mut events = vec![EpollEvent::empty(); 1024];

@@ -14,7 +14,7 @@ use socket2::{SockRef, Type};
 
 use super::PORT;
 use crate::netns::Netns;
-use crate::numbered::be_urgent;
+use crate::numbered::{BEFORE_AGENTS, be_urgent};
 use crate::server::open;
 
 /// After this without anything to do the thread looks whether it is to end.
@@ -105,7 +105,7 @@ fn readable(socket: &impl AsRawFd) -> EpollEvent {
 
 impl Serving {
     fn serve(mut self) {
-        be_urgent();
+        be_urgent(BEFORE_AGENTS);
         let mut events = vec![EpollEvent::empty(); 512];
         while !self.shared.stop.load(Ordering::Relaxed) {
             // A signal's interruption is a look without anything to do.

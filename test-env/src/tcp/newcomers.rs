@@ -17,7 +17,7 @@ use super::PORT;
 use super::dice::Dice;
 use super::socket::{self, make_room};
 use crate::netns::Netns;
-use crate::numbered::be_urgent;
+use crate::numbered::{BEFORE_AGENTS, be_urgent};
 use crate::topology::{addr, client_v4};
 use crate::wait::poll_until;
 
@@ -297,7 +297,7 @@ struct Source {
 impl Source {
     fn run(netns: &Netns, every: Duration, seed: u64, shared: &Mutex<State>) -> Result<()> {
         netns.enter()?;
-        be_urgent();
+        be_urgent(BEFORE_AGENTS);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let (dice, v4) = (Dice::new(seed), client_v4(u16::MAX));
         let (pending, done) = (BTreeMap::new(), Vec::new());
