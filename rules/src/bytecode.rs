@@ -313,6 +313,7 @@ const NF_ARP_OUT: u32 = 1;
 const PACKET_HOST: u8 = 0;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 /// linux/tcp.h, the byte with the flags.
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -395,6 +396,8 @@ impl Field {
             Self::IcmpType => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IP), 1)),
             Self::Icmpv6Type => (Transport, 0, 1, Needs::Protocol(Some(ETH_P_IPV6), 58)),
             Self::TcpSport => (Transport, 0, 2, Needs::Protocol(None, IPPROTO_TCP)),
+            Self::UdpSport => (Transport, 0, 2, Needs::Protocol(None, IPPROTO_UDP)),
+            Self::UdpDport => (Transport, 2, 2, Needs::Protocol(None, IPPROTO_UDP)),
         };
         (RawField { base, offset, len }, needs)
     }

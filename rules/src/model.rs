@@ -435,6 +435,8 @@ pub enum Field {
     IcmpType,
     Icmpv6Type,
     TcpSport,
+    UdpSport,
+    UdpDport,
 }
 
 /// A constant to compare with.

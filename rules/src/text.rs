@@ -299,6 +299,8 @@ impl Field {
             Self::IcmpType => "icmp type",
             Self::Icmpv6Type => "icmpv6 type",
             Self::TcpSport => "tcp sport",
+            Self::UdpSport => "udp sport",
+            Self::UdpDport => "udp dport",
         }
     }
 }

@@ -183,6 +183,9 @@ fn verification_compares_to_the_last_parameter() {
             with(0, Standing::Shared),
             with(1, Standing::Relaying(PEER)),
             Wanted { services: vec![Service { tracked: false, ..both().services[0].clone() }], ..both() },
+            Wanted { gossip: None, ..both() },
+            Wanted { gossip: Some("192.0.2.11:7947".parse().unwrap()), ..both() },
+            Wanted { gossip: Some("[2001:db8::11]:7946".parse().unwrap()), ..both() },
             Wanted { lease: None, ..both() },
             // Ends earlier.
             Wanted { lease: Some(lease_for(Duration::from_secs(600))), ..both() },

@@ -1,10 +1,14 @@
 //! What conntrack sees of services, and what it is told to let be.
 
+use std::fmt::Write;
+use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use onemac_test_env::{Host, Lab, Plan, Server, addr, client_v4, fetch_tcp};
+use anyhow::{Context, Result, bail, ensure};
+use onemac_test_env::tcp::{Crowd, Load};
+use onemac_test_env::{Host, Lab, Plan, Server, addr, ask_udp, client_v4, fetch_tcp, owned_slices};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PUBLIC: u16 = 53;
@@ -20,8 +24,12 @@ fn start(services: &str) -> Result<Lab> {
 }
 
 fn conntrack_count(host: &Host) -> Result<u64> {
-    let count = host.netns().run("cat", &["/proc/sys/net/netfilter/nf_conntrack_count"])?;
-    Ok(count.trim().parse()?)
+    conntrack_number(host, "count")
+}
+
+fn conntrack_number(host: &Host, what: &str) -> Result<u64> {
+    let number = host.netns().run("cat", &[&format!("/proc/sys/net/netfilter/nf_conntrack_{what}")])?;
+    Ok(number.trim().parse()?)
 }
 
 /// Who answers a datagram to the shared address, from the port that was asked.
@@ -77,7 +85,6 @@ fn a_service_that_is_not_tracked_leaves_no_entry_and_others_do() -> Result<()> {
         }
         Ok(())
     };
-    // Where conntrack is at work, it has entries of the agents' own gossip too.
     let entries = |lab: &Lab, port: u16| -> Result<usize> {
         let port = port.to_string();
         let list = ["-L", "-p", "tcp", "--dport", &port];
@@ -101,5 +108,186 @@ fn a_service_that_is_not_tracked_leaves_no_entry_and_others_do() -> Result<()> {
     ensure!(!told.contains("table is"), "{told}");
     let log = both.host(1).agent_log(1000);
     ensure!(log.contains("because TCP connections of mail are to survive"), "{log}");
+    Ok(())
+}
+
+/// Fills a host's table, to the limit that the machine has: only its first namespace could change that.
+struct Filler<'a> {
+    host: &'a Host,
+    max: u64,
+    /// The number of the next entry.
+    next: u64,
+}
+
+impl<'a> Filler<'a> {
+    /// More would take too much of a machine.
+    const MOST: u64 = 1_000_000;
+
+    fn new(host: &'a Host) -> Result<Self> {
+        // The first request loads conntrack.
+        host.netns().run("conntrack", &["-C"])?;
+        let max = conntrack_number(host, "max")?;
+        ensure!(
+            (1..=Self::MOST).contains(&max),
+            "net.netfilter.nf_conntrack_max of this machine is {max}: this test fills a table of 1 to {} entries",
+            Self::MOST
+        );
+        Ok(Self { host, max, next: 0 })
+    }
+
+    /// Adds established connections of elsewhere to the host's own address until the kernel takes no more. Such entries
+    /// stay; those of half a connection it would throw out for others.
+    fn fill(&mut self) -> Result<()> {
+        let file = self.host.dir().join("entries");
+        // Entries that nobody answered may go meanwhile.
+        for _ in 0..20 {
+            let missing = self.max.saturating_sub(conntrack_count(self.host)?) + 10;
+            let mut entries = String::new();
+            for number in self.next..self.next + missing {
+                let (a, b, c) = (18 + (number >> 16 & 1), number >> 8 & 255, number & 255);
+                let port = 1024 + (number >> 17);
+                writeln!(
+                    entries,
+                    "-A -s 198.{a}.{b}.{c} -d {} -p tcp --sport {port} --dport 443 --state ESTABLISHED \
+                     -u SEEN_REPLY,ASSURED -t 3600",
+                    self.host.v4()
+                )?;
+            }
+            self.next += missing;
+            fs::write(&file, entries)?;
+            match self.host.netns().run("conntrack", &["-R", &file.display().to_string()]) {
+                Ok(_) => {}
+                Err(error) if format!("{error:#}").contains("not enough memory") => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("the table does not become full: {} of {}", conntrack_count(self.host)?, self.max)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.host.netns().run("conntrack", &["-F"]).map(drop)
+    }
+}
+
+/// The warning about the table, in a host's status.
+fn table_warning(host: &Host) -> Result<Option<Value>> {
+    let status = host.status()?;
+    let mut warnings = status["warnings"].as_array().context("no warnings")?.iter();
+    let about = |w: &&Value| w["what"].as_str().is_some_and(|what| what.starts_with("conntrack's table"));
+    Ok(warnings.find(about).cloned())
+}
+
+/// What may not change because of a full table.
+fn standing(lab: &Lab) -> Result<Vec<(u64, Value, u64)>> {
+    lab.hosts()
+        .iter()
+        .map(|host| {
+            let status = host.status()?;
+            let hosts = status["hosts"].as_array().context("no hosts")?;
+            ensure!(hosts.iter().all(|h| h["alive"] == true), "{} sees: {status}", host.name());
+            let life = status["incarnation"].as_u64().context("no incarnation")?;
+            Ok((life, status["view"].clone(), owned_slices(&status)?))
+        })
+        .collect()
+}
+
+/// Full tables are told, cost this host's new TCP connections, and nothing else: neither the agent's gossip nor
+/// datagrams to the shared addresses nor connections that are there. When there is room, all is as before.
+#[test]
+fn a_full_table_turns_away_new_connections_and_nothing_else() -> Result<()> {
+    const PORT: u16 = 7;
+    let mut plan = Plan::hosts(2);
+    // Filling and flushing keep a processor busy: no host is to be lost for that.
+    plan.definition.lease = Some("3s".into());
+    let lab = Lab::build(&plan)?;
+    let (full, other) = (lab.host(1), lab.host(2));
+    let mut filler = Filler::new(full)?;
+    // Nothing of the agents is known to conntrack yet, and nothing new will be.
+    filler.fill()?;
+    lab.start_agents()?;
+    lab.wait_settled()?;
+    // Beacons on the service wire would do for that.
+    lab.wait_until("gossip by datagrams", PATIENCE, || {
+        for (host, peer) in [(full, other), (other, full)] {
+            let status = host.status()?;
+            let hosts = status["hosts"].as_array().context("no hosts")?;
+            let heard = hosts.iter().any(|h| h["name"] == peer.name() && h["secret"].is_string());
+            ensure!(heard, "{} has no datagram of {}: {status}", host.name(), peer.name());
+        }
+        Ok(true)
+    })?;
+    for host in lab.hosts() {
+        let entries = host.netns().run("conntrack", &["-L", "-p", "udp", "--dport", "7946"])?;
+        ensure!(entries.is_empty(), "gossip is tracked: {entries}");
+    }
+    let _servers: Vec<Server> = lab.hosts().iter().map(|h| h.start_server(PORT)).collect::<Result<_>>()?;
+    let vip = SocketAddr::from((addr::VIP4, PORT));
+    let ask_all = || -> Result<Vec<(IpAddr, String)>> {
+        let ask = |client| Ok((client, ask_udp(lab.clients(), client, vip, 100, PATIENCE)?.0));
+        client_v4(40).into_iter().map(ask).collect()
+    };
+    let connects = |client, patience| fetch_tcp(lab.clients(), client, vip, 1000, patience);
+    let answered = ask_all()?;
+    let clients_of = |host: &Host| -> Vec<IpAddr> {
+        answered.iter().filter(|(_, name)| *name == host.name()).map(|(client, _)| *client).collect()
+    };
+    let (to_full, to_other) = (clients_of(full), clients_of(other));
+    ensure!(to_full.len() > 4 && to_other.len() > 4, "{answered:?}");
+
+    filler.flush()?;
+    lab.wait_until("the warning to go", PATIENCE, || Ok(table_warning(full)?.is_none()))?;
+    lab.start_echoes()?;
+    let crowd = Crowd::open_with(lab.clients(), Load { addresses: 40, ..Load::of(80) })?;
+    ensure!(crowd.report().by_host.contains_key(&1), "{}", crowd.report());
+    let before = standing(&lab)?;
+
+    filler.fill()?;
+    lab.wait_until("a warning", PATIENCE, || {
+        let Some(warning) = table_warning(full)? else { return Ok(false) };
+        let told = warning.to_string();
+        ensure!(
+            told.contains(&format!("full ({} entries)", filler.max)) && told.contains("nf_conntrack_max"),
+            "{told}"
+        );
+        Ok(true)
+    })?;
+    let table = &full.status()?["conntrack"];
+    ensure!(table["count"] == filler.max && table["max"] == filler.max, "{table}");
+    let told = full.onemac(&["status"])?.stdout;
+    ensure!(told.contains("this host drops new connections"), "{told}");
+    ensure!(table_warning(other)?.is_none(), "the other host's table is full too");
+
+    // An entry may have ended by itself, and its place been taken.
+    lab.wait_until("no new connection to come about", PATIENCE * 4, || {
+        filler.fill()?;
+        let through =
+            to_full.iter().take(5).filter(|client| connects(**client, Duration::from_secs(3)).is_ok());
+        let through: Vec<_> = through.collect();
+        ensure!(through.is_empty(), "{through:?} connected");
+        Ok(true)
+    })?;
+    for client in &to_other {
+        connects(*client, PATIENCE)?;
+    }
+    let names = ask_all()?;
+    ensure!(names == answered, "datagrams have gone elsewhere: {names:?}, not {answered:?}");
+    crowd.wait_unbroken("with a full table", PATIENCE)?;
+    let now = standing(&lab)?;
+    ensure!(
+        now == before,
+        "{now:?}, not {before:?}; h1: {}\nh2: {}",
+        full.agent_log(50),
+        other.agent_log(50)
+    );
+    ensure!(conntrack_count(full)? == filler.max, "the table was not full all the time");
+
+    filler.flush()?;
+    lab.wait_until("the warning to go", PATIENCE, || Ok(table_warning(full)?.is_none()))?;
+    for client in &to_full {
+        connects(*client, PATIENCE)?;
+    }
+    crowd.wait_unbroken("with room again", PATIENCE)?;
+    let now = standing(&lab)?;
+    ensure!(now == before, "{now:?}, not {before:?}");
     Ok(())
 }

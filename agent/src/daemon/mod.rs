@@ -234,6 +234,7 @@ pub fn wanted(definition: &Definition, host: &Host, secrets: &Secrets) -> Wanted
         services: setup::kernel_services(definition),
         elsewhere: Default::default(),
         inside: Default::default(),
+        gossip: Some(host.gossip),
         lease: None,
         longest_lease: definition.timing.lease,
         // A random one when it is installed.

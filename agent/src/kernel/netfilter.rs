@@ -556,6 +556,7 @@ mod tests {
             services: service(&[]),
             elsewhere: BTreeSet::new(),
             inside: Default::default(),
+            gossip: None,
             lease: None,
             longest_lease: Duration::from_secs(60),
             token: Token::default(),

@@ -30,7 +30,9 @@ impl Plan<'_> {
             why: "Devices behind which there is nobody but what reaches this host alone.".into(),
             elements: self.inside(),
         });
-        sets.extend(self.untracked_set().filter(|_| self.tracked));
+        if self.tracked {
+            sets.extend(self.untracked_set().into_iter().chain(self.gossip_set()));
+        }
         let mut chains = vec![
             hooked(
                 "arrival",

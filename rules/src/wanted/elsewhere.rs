@@ -114,6 +114,7 @@ mod tests {
             seed: 7,
             services: vec![Service::everything("default", tracked)],
             inside: Default::default(),
+            gossip: None,
             elsewhere: elsewhere.iter().map(|(client, port)| (client.parse().unwrap(), *port)).collect(),
             lease: None::<Lease>,
             longest_lease: std::time::Duration::from_millis(800),

@@ -16,7 +16,7 @@ mod tracking;
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -99,6 +99,8 @@ pub struct Wanted {
     /// Devices, by index, behind which there is nobody but what reaches this host alone, such as its containers: they
     /// may use the shared addresses without being asked for their slice.
     pub inside: BTreeSet<u32>,
+    /// This host's address and port for gossip, which conntrack is not to see.
+    pub gossip: Option<SocketAddr>,
     /// For how long anything is accepted or relayed; `None` is not at all.
     pub lease: Option<Lease>,
     /// The longest lease that is ever given: for so long the kernel keeps what renews it, and the time of a lease is
@@ -229,6 +231,7 @@ mod tests {
             services: vec![Service::everything("default", true).owning([1, 2])],
             elsewhere: BTreeSet::new(),
             inside: BTreeSet::new(),
+            gossip: None,
             lease: None,
             longest_lease: Duration::from_millis(800),
             token: Token::default(),

@@ -1,6 +1,7 @@
 //! Only where TCP connections are followed: what conntrack knows, and what it need not.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::{
     IPPROTO_ICMPV6, Plan, Service, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule, sets::fixed,
@@ -16,6 +17,9 @@ const KNOWN: &str = "known";
 /// Ports of services that conntrack is not to see, where that is not told by the protocol alone.
 const UNTRACKED: &str = "untracked";
 
+/// This host's end of the gossip.
+const GOSSIP: &str = "gossip";
+
 /// linux/netfilter_ipv4.h: conntrack itself is at -200, and what it is not to see is told it before.
 const BEHIND_CONNTRACK: i32 = -199;
 pub(super) const RAW: i32 = -300;
@@ -30,6 +34,16 @@ impl Plan<'_> {
         let why = "Ports of services whose packets are not tracked.";
         (!ports.is_empty())
             .then(|| fixed(UNTRACKED, KeyType::ProtocolPort, ports, "ports that are not tracked", why))
+    }
+
+    /// Address and port of this host's gossip.
+    pub(super) fn gossip_set(&self) -> Option<Set> {
+        let (kind, key) = match self.wanted.gossip? {
+            SocketAddr::V4(v4) => (KeyType::Ipv4Port, Key::Ipv4Port(*v4.ip(), v4.port())),
+            SocketAddr::V6(v6) => (KeyType::Ipv6Port, Key::Ipv6Port(*v6.ip(), v6.port())),
+        };
+        let why = "This host's address and port for gossip.";
+        Some(fixed(GOSSIP, kind, vec![key], "this host's gossip", why))
     }
 
     pub(super) fn tracking(&self) -> [Chain; 4] {
@@ -69,14 +83,14 @@ impl Plan<'_> {
                 Hook { place: Place::Prerouting, priority: RAW },
                 "what conntrack is not to see",
                 "Before conntrack: UDP and the like have no connections, and need not pay for tracking.",
-                self.untracked(Field::IpDaddr, Field::Ip6Daddr, Expr::ProtocolPort),
+                self.untracked([Field::IpDaddr, Field::Ip6Daddr], Expr::ProtocolPort, Field::UdpDport),
             ),
             hooked(
                 "untracked_out",
                 Hook { place: Place::Output, priority: RAW },
                 "what conntrack is not to see",
                 "The answers.",
-                self.untracked(Field::IpSaddr, Field::Ip6Saddr, Expr::ProtocolFromPort),
+                self.untracked([Field::IpSaddr, Field::Ip6Saddr], Expr::ProtocolFromPort, Field::UdpSport),
             ),
         ]
     }
@@ -102,7 +116,7 @@ impl Plan<'_> {
     }
 
     /// ICMP is not left out: errors about a connection are found by it.
-    fn untracked(&self, address4: Field, address6: Field, port: Expr) -> Vec<Rule> {
+    fn untracked(&self, [address4, address6]: [Field; 2], port: Expr, gossip_port: Field) -> Vec<Rule> {
         let mut rules = Vec::new();
         let ports = !self.untracked_ports().is_empty();
         let mut untracked = |address, vips: &str, icmp| {
@@ -132,6 +146,14 @@ impl Plan<'_> {
         }
         if !self.vips6.is_empty() {
             untracked(address6, VIPS6, IPPROTO_ICMPV6);
+        }
+        if let Some(gossip) = self.wanted.gossip {
+            let address = if gossip.is_ipv4() { address4 } else { address6 };
+            rules.push(rule(
+                "Gossip: a full table of conntrack is not to cut this host off from the others.",
+                "gossip",
+                vec![Statement::In(Expr::FieldPair(address, gossip_port), GOSSIP.into()), Statement::NoTrack],
+            ));
         }
         rules
     }

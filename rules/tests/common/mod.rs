@@ -11,7 +11,7 @@ pub mod wire;
 use std::{
     collections::BTreeSet,
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     process::{Command, Stdio},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -109,6 +109,7 @@ pub fn wanted(vips: &[&str]) -> Wanted {
         services: vec![everything().owning((0..64).step_by(3))],
         elsewhere: BTreeSet::new(),
         inside: Default::default(),
+        gossip: Some(SocketAddr::from(([192, 0, 2, 11], 7946))),
         lease: Some(lease()),
         longest_lease: LONGEST,
         token: token(),
@@ -231,7 +232,14 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
                 ..wanted(&["192.0.2.53", "2001:db8::53"])
             },
         ),
-        ("v6", Wanted { lease: Some(kept_lease()), ..wanted(&["2001:db8::53"]) }),
+        (
+            "v6",
+            Wanted {
+                lease: Some(kept_lease()),
+                gossip: Some("[2001:db8::11]:7946".parse().unwrap()),
+                ..wanted(&["2001:db8::53"])
+            },
+        ),
         (
             "services",
             Wanted {
