@@ -120,6 +120,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 (which, tracked, more),
                 (lease, elsewhere, inside),
             )| Wanted {
+                gossip: (which & 8 == 8).then(|| "192.0.2.11:7946".parse().unwrap()),
                 inside,
                 device: device.into(),
                 device_mac: device_mac.into(),
@@ -204,6 +205,18 @@ fn foreign_tables_are_untouched() {
 }
 
 /// An earlier run's table of that name, whatever is in it, is replaced.
+/// The kernel rounds to its ticks.
+#[test]
+fn a_lease_of_any_length_can_be_installed() {
+    in_namespace(|| {
+        let mut netfilter = Netfilter::open().unwrap();
+        for ms in [249, 250, 251, 333, 1001, 59_999] {
+            let longest_lease = Duration::from_millis(ms);
+            netfilter.install(&ruleset(&Wanted { longest_lease, ..both() })).unwrap();
+        }
+    });
+}
+
 #[test]
 fn install_replaces_what_an_earlier_run_left() {
     in_namespace(|| {

@@ -34,11 +34,16 @@ impl Gate {
             IpAddr::V4(vip) => Some(*vip),
             IpAddr::V6(_) => None,
         });
-        let mut closed = unless_gone(self.set(false));
+        let mut closed = self.shut();
         for vip in v4 {
             closed = closed.and(unless_gone(remove_address(index, vip)));
         }
         closed
+    }
+
+    /// Takes the shared device down for a moment.
+    pub fn shut(&self) -> io::Result<()> {
+        unless_gone(self.set(false))
     }
 
     /// Brings the shared device up.

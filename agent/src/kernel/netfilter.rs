@@ -411,6 +411,16 @@ impl State {
         if !self.rules.disturbed().unwrap_or(true) {
             return;
         }
+        if self.rules.are_gone().unwrap_or(false) {
+            // And with them the mask: what the shared device says before they are back would teach the switch where
+            // the cluster MAC is, and one host would get every frame for minutes.
+            let shut = self.shared.gate.shut();
+            tracing::warn!("the rules were removed by somebody else; putting them back");
+            if self.put_right() && shut.is_ok() && self.shared.gate.open().is_err() {
+                self.shared.turned.notify_one();
+            }
+            return;
+        }
         // Compared with the lease that was last written; that its element has expired is no difference.
         match self.rules.verify(&ruleset(&self.wanted)) {
             Ok(differences) => {

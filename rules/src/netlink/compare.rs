@@ -105,7 +105,9 @@ impl Comparison {
         let data_type = wanted.data.map_or(0, |kind| kind.number_and_len().0);
         self.unequal(place, "data type number", data_type, found.data_type.unwrap_or(0));
         self.unequal(place, "flags", wanted.flags(), found.flags);
-        self.unequal(place, "timeout in ms", timeout(wanted), found.timeout.unwrap_or(0));
+        if !has_timeout(wanted, found.timeout) {
+            self.unequal(place, "timeout in ms", timeout(wanted), found.timeout.unwrap_or(0));
+        }
         self.unequal(place, "size", wanted.size.unwrap_or(0), found.size.unwrap_or(0));
         let declaration = format!("{} {}", wanted.declaration(), wanted.comment);
         self.userdata(place, &declaration, &wanted.userdata(), &found.userdata);
@@ -223,7 +225,7 @@ pub(super) fn is_declared(wanted: &Set, found: &FoundSet) -> bool {
         && wanted.key.len() == found.key_len
         && wanted_data == found.data_type.unwrap_or(0)
         && wanted.flags() == found.flags
-        && timeout(wanted) == found.timeout.unwrap_or(0)
+        && has_timeout(wanted, found.timeout)
         && wanted.size.unwrap_or(0) == found.size.unwrap_or(0)
         && wanted.userdata() == found.userdata
 }
@@ -234,6 +236,12 @@ fn timeout(set: &Set) -> u64 {
         Timeout::All(after) => after.as_millis() as u64,
         Timeout::Never | Timeout::Some => 0,
     }
+}
+
+/// The kernel counts in ticks, of which there are 100 to 1,000 in a second, and tells what it made of it.
+fn has_timeout(set: &Set, found: Option<u64>) -> bool {
+    let (wanted, found) = (timeout(set), found.unwrap_or(0));
+    (wanted == 0) == (found == 0) && wanted.abs_diff(found) < 10
 }
 
 /// Whether a chain has the wanted rules already.

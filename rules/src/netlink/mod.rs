@@ -197,6 +197,12 @@ impl Netfilter {
         Ok(!self.there(OWN_TABLES)?.is_empty())
     }
 
+    /// Whether the table with the mask is gone, or another in its place: the quickest look of all.
+    pub fn are_gone(&mut self) -> Result<bool, Error> {
+        let comment = read::table_userdata(&mut self.socket, SERVICE)?;
+        Ok(comment.is_none_or(|comment| comment.is_empty()))
+    }
+
     /// Removes our tables, in one transaction; whether there were any.
     pub fn remove(&mut self) -> Result<bool, Error> {
         let there = self.there(OWN_TABLES)?;
