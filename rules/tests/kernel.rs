@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -29,7 +29,12 @@ fn text_and_netlink_say_the_same() {
         // Not to run out before it is listed, however busy the machine is.
         wanted.lease = wanted.lease.map(|_| lease());
         wanted.longest_lease = LONGEST;
-        in_namespace(move || agree(name, &wanted));
+        in_namespace(move || {
+            if let Some(shared) = &wanted.shared {
+                run("ip", &["link", "add", shared, "type", "veth", "peer", "name", "behind"]);
+            }
+            agree(name, &wanted);
+        });
     }
 }
 
@@ -122,6 +127,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
             )| Wanted {
                 gossip: (which & 8 == 8).then(|| "192.0.2.11:7946".parse().unwrap()),
                 inside,
+                gossip: elsewhere.first().map(|&end| SocketAddr::from(end)),
                 device: device.into(),
                 device_mac: device_mac.into(),
                 shared: None,

@@ -281,13 +281,25 @@ fn a_full_table_turns_away_new_connections_and_nothing_else() -> Result<()> {
     );
     ensure!(conntrack_count(full)? == filler.max, "the table was not full all the time");
 
+    // What an operator can do who has no time to look for the cause.
+    let drained = full.onemac(&["drain"])?;
+    ensure!(drained.code == 0, "{drained:?}");
+    for client in &to_full {
+        let who = connects(*client, PATIENCE)?;
+        ensure!(who == other.name(), "{client} reached {who}, which is drained");
+    }
+    crowd.wait_unbroken("drained, with a full table", PATIENCE)?;
+    ensure!(full.onemac(&["resume"])?.code == 0, "no resume");
+    lab.wait_settled()?;
+    let before: Vec<_> = before.into_iter().map(|(life, _, owned)| (life, owned)).collect();
+
     filler.flush()?;
     lab.wait_until("the warning to go", PATIENCE, || Ok(table_warning(full)?.is_none()))?;
     for client in &to_full {
         connects(*client, PATIENCE)?;
     }
     crowd.wait_unbroken("with room again", PATIENCE)?;
-    let now = standing(&lab)?;
+    let now: Vec<_> = standing(&lab)?.into_iter().map(|(life, _, owned)| (life, owned)).collect();
     ensure!(now == before, "{now:?}, not {before:?}");
     Ok(())
 }

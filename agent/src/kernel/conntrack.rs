@@ -55,7 +55,8 @@ pub async fn watch(warnings: Warnings) {
 fn judge(table: Option<Conntrack>, warnings: &Warnings) {
     let Some(Conntrack { count, max }) = table.filter(|table| table.max > 0) else { return };
     let advice = "raise net.netfilter.nf_conntrack_max (sysctl), or let services do without: `track: never`, or UDP \
-                  alone; `conntrack -S` counts the drops";
+                  alone; until then `onemac drain` sends new clients to the other hosts; `conntrack -S` counts the \
+                  drops";
     if count >= max {
         let what = format!("conntrack's table is full ({max} entries): this host drops new connections");
         warnings.raise(TABLE, what, advice);

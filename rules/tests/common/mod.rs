@@ -254,6 +254,7 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
         (
             "track",
             Wanted {
+                lease: Some(kept_lease()),
                 slices: 16,
                 services: vec![
                     Service {
