@@ -27,14 +27,15 @@ fn holds_a_lease(host: &Host) -> Result<bool> {
 /// Somebody who reads a large ruleset starts over whenever anybody commits anything.
 #[test]
 fn an_agent_that_goes_on_renewing_commits_nothing() -> Result<()> {
-    let lab = Lab::start(&Plan::hosts(2))?;
+    // One that the machine makes lapse would be committed anew.
+    let lab = Lab::start(&Plan::hosts(2).lease("3s"))?;
     ensure_served(&lab, "before")?;
     let host = lab.host(1);
     let mut quiet = (generation(host.netns())?, Instant::now());
     let mut renewed = 0;
     let mut lowest = u64::MAX;
     // What is left of the start may still be committed.
-    lab.wait_until("no transaction for as long as thirty renewals", PATIENCE, || {
+    lab.wait_until("renewals, and no transaction for as long", PATIENCE, || {
         let now = generation(host.netns())?;
         let left = lease_ms(host)?;
         if now != quiet.0 || left == 0 || !holds_a_lease(host)? {
@@ -43,9 +44,9 @@ fn an_agent_that_goes_on_renewing_commits_nothing() -> Result<()> {
         }
         renewed += u32::from(left > lowest);
         lowest = left;
-        Ok(quiet.1.elapsed() > QUIET)
+        // On a busy machine the looks are few.
+        Ok(renewed > 0 && quiet.1.elapsed() > QUIET)
     })?;
-    ensure!(renewed > 0, "the lease was not renewed: {}", host.agent_log(20));
     ensure_served(&lab, "meanwhile")?;
     ensure!(generation(host.netns())? == quiet.0, "queries made the agent commit something");
     Ok(())
