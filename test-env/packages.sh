@@ -25,7 +25,7 @@ need_packages() {
     fi
     if [ -d /run/systemd/system ]; then
         for package in "${missing[@]}"; do
-            case $package in knot) systemctl --quiet disable "$package" || true ;; esac
+            case $package in knot | firewalld | ufw) systemctl --quiet disable "$package" || true ;; esac
         done
     fi
 }
@@ -83,5 +83,5 @@ BUILD_PACKAGES=(build-essential pkg-config libnftnl-dev libmnl-dev)
 # coreutils: stdbuf, timeout; util-linux: setpriv; iproute2: ip, bridge, ss.
 LAB_PACKAGES=(coreutils util-linux iproute2 nftables knot knot-dnsutils)
 # Besides, for tests and bench.
-# systemd: systemd-analyze.
-TEST_PACKAGES=(conntrack iptables iputils-ping dnsperf systemd)
+# systemd: systemd-analyze; procps: sysctl, which ufw runs; dbus-daemon: the bus of a firewalld.
+TEST_PACKAGES=(conntrack iptables iputils-ping dnsperf systemd ufw procps firewalld dbus-daemon)
