@@ -329,10 +329,12 @@ impl Driver {
                     self.terms.warnings.clear(SENDING_WARNING);
                 }
             }
-            // The queue of the device is full for a moment.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {}
-            // That the device is down is told by who looks after it.
-            Err(_) if !self.footing.up => {}
+            // The queue of the device is full for a moment; or it is down or gone, which is told by who looks after it.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOBUFS | libc::EAGAIN | libc::ENETDOWN | libc::ENXIO)
+                ) => {}
             Err(error) => {
                 self.sending_failed = Some(now);
                 self.terms.warnings.raise(

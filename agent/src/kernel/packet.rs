@@ -44,7 +44,9 @@ impl PacketSocket {
     /// Sends a frame as it is, without waiting for room.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let to = link_address(self.index, 0);
-        Ok(sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT).map(drop)?)
+        let sent = sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT);
+        self.notice(sent.err());
+        Ok(sent.map(drop)?)
     }
 
     /// A frame that is there already; its length.
@@ -67,12 +69,19 @@ impl PacketSocket {
         match received {
             Ok(len) => Ok(Some(len)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            // Told once when the device goes down; it may come up again.
+            // The device may come up again.
             Err(Errno::ENETDOWN) => {
-                self.went_down.store(true, Ordering::Relaxed);
+                self.notice(received.err());
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// That the device goes down is told once: to whoever reads or sends next.
+    fn notice(&self, error: Option<Errno>) {
+        if matches!(error, Some(Errno::ENETDOWN | Errno::ENXIO)) {
+            self.went_down.store(true, Ordering::Relaxed);
         }
     }
 }
