@@ -80,10 +80,11 @@ impl Log {
         Losses { lines: queue.lost, goes_on: queue.full || queue.failed }
     }
 
-    /// Waits until all lines are written, at most so long.
-    pub fn finish(&self, limit: Duration) {
+    /// Waits until all lines are written, at most so long; whether they are.
+    pub fn finish(&self, limit: Duration) -> bool {
         let busy = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
-        drop(self.0.changed.wait_timeout_while(self.queue(), limit, busy));
+        let waited = self.0.changed.wait_timeout_while(self.queue(), limit, busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn write_on(&self, reader: &mut impl Write) {
@@ -139,7 +140,7 @@ mod tests {
         (0..sent).for_each(|_| log.line(&line));
         let lost = log.losses().lines;
         assert!(lost > 0 && log.losses().goes_on);
-        log.finish(Duration::from_millis(50));
+        assert!(!log.finish(Duration::from_millis(50)));
 
         let reading = thread::spawn(move || {
             let lines = BufReader::new(reader).lines().map(Result::unwrap);
@@ -160,7 +161,7 @@ mod tests {
         drop(reader);
         let log = Log::to(writer).unwrap();
         log.line(b"to nobody\n");
-        log.finish(Duration::from_secs(10));
+        assert!(log.finish(Duration::from_secs(10)));
         assert_eq!(log.losses(), Losses { lines: 1, goes_on: true });
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::Duration;
 
@@ -101,12 +101,11 @@ impl Recorder {
         }
     }
 
-    /// Waits until all is written, at most so long.
-    pub fn finish(&mut self, limit: Duration) {
-        if self.entries.take().is_some() {
-            // The thread drops its end when it has written all.
-            let _ = self.ended.recv_timeout(limit);
-        }
+    /// Ends the recording. Waits until all is written, at most so long; whether nothing is being written any more.
+    pub fn finish(&mut self, limit: Duration) -> bool {
+        self.entries = None;
+        // The thread drops its end when it has written all.
+        !matches!(self.ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
     }
 }
 
@@ -195,7 +194,7 @@ mod tests {
         for half in entries.chunks(2) {
             let mut recorder = Recorder::open(&path).unwrap();
             half.iter().for_each(|e| recorder.note(e.clone()).unwrap());
-            recorder.finish(Duration::from_secs(10));
+            assert!(recorder.finish(Duration::from_secs(10)));
         }
         let read_all = || read(&path).unwrap().collect::<io::Result<Vec<_>>>();
         assert_eq!(read_all().unwrap(), entries);
@@ -216,8 +215,9 @@ mod tests {
         let why = (0..100_000).find_map(|i| recorder.told(Time(i), &Input::Tick).err()).unwrap();
         assert!(why.contains("does not keep up"), "{why}");
         assert_eq!(recorder.told(Time(0), &Input::Tick), Ok(()), "told once");
-        recorder.finish(Duration::from_secs(10));
+        assert!(!recorder.finish(Duration::from_millis(1)), "still at it");
         drop(reader);
+        assert!(recorder.finish(Duration::from_secs(10)));
     }
 
     #[test]

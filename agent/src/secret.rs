@@ -194,9 +194,11 @@ impl Secrets {
         text
     }
 
-    /// Puts this in the place of the file, whole or not at all, with the same owner, for that owner only.
+    /// Puts this in the place of the file, or of the one that a link leads to, whole or not at all, with the same owner,
+    /// for that owner only.
     pub fn replace(&self, path: &Path) -> Result<()> {
         let cannot = |e| Failure::failed(format_args!("cannot write {}: {e}", path.display()));
+        let path = &path.canonicalize().map_err(cannot)?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = path.with_file_name(name);
@@ -210,7 +212,13 @@ impl Secrets {
             file.sync_all()?;
             fs::rename(&new, path)
         };
-        write().map_err(cannot)
+        write().map_err(|error| {
+            let _ = fs::remove_file(&new);
+            cannot(error)
+        })?;
+        // So that the new name outlives a power cut too. The file is in its place whatever this says.
+        let _ = path.parent().map(|directory| File::open(directory)?.sync_all());
+        Ok(())
     }
 }
 
@@ -312,5 +320,19 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(Secrets::load(&path).unwrap() == Secrets::of(secret(1)));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_a_failure_leaves_nothing() {
+        let directory = std::env::temp_dir().join(format!("onemac-secret-link-{}", std::process::id()));
+        let [file, link, kept] = ["file", "link", "kept"].map(|name| directory.join(name));
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        Secrets::of(secret(1)).replace(&link).unwrap();
+        assert!(link.is_symlink() && Secrets::load(&file).unwrap() == Secrets::of(secret(1)));
+        assert!(Secrets::of(secret(1)).replace(&kept).is_err(), "a directory");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -1,5 +1,5 @@
 //! The shipped systemd unit, as far as systemd-analyze can judge it without a running systemd. What it does on a
-//! machine that boots, stops and crashes is tried by `test-env/vm.d/booted`.
+//! machine that boots, stops and crashes is tried by `test-env/booted`.
 
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 

@@ -434,12 +434,12 @@ impl Host {
         self.switch.ip(&format!("link del {}", self.port())).map(drop)
     }
 
-    /// Puts a card in again, with the host's addresses and routes.
+    /// Puts a card in again, with the host's addresses and routes, with this index or a new one.
     ///
     /// # Errors
     /// When there is one.
-    pub fn put_card(&self) -> Result<()> {
-        topology::plug_host(&self.switch, &self.netns, self.number)
+    pub fn put_card(&self, index: Option<u32>) -> Result<()> {
+        topology::plug_host(&self.switch, &self.netns, self.number, index)
     }
 
     /// Makes the host's routes again, by this device.

@@ -140,11 +140,11 @@ pub(crate) fn build(prefix: &str, narrow_mtu: Option<u16>) -> Result<Bystanders>
 
     let router = bystander(prefix, "router")?;
     router.sysctl(FORWARDING)?;
-    plug(&switch, "router", &router, addr::ROUTER_MAC)?;
+    plug(&switch, "router", &router, addr::ROUTER_MAC, None)?;
     router.ip("addr add 192.0.2.1/24 dev eth0\naddr add 2001:db8:0:1::1/64 dev eth0 nodad")?;
 
     let neighbour = bystander(prefix, "lan")?;
-    plug(&switch, "lan", &neighbour, addr::NEIGHBOUR_MAC)?;
+    plug(&switch, "lan", &neighbour, addr::NEIGHBOUR_MAC, None)?;
     neighbour.ip("addr add 192.0.2.200/24 dev eth0\naddr add 2001:db8:0:1::200/64 dev eth0 nodad\n\
                   route add default via 192.0.2.1\nroute add default via 2001:db8:0:1::1")?;
     let more =
@@ -201,7 +201,7 @@ fn bystander(prefix: &str, role: &str) -> Result<Netns> {
 pub(crate) fn build_host(switch: &Netns, name: &str, number: u8, gossip_network: bool) -> Result<Netns> {
     let netns = Netns::create(name)?;
     netns.sysctl(HOST)?;
-    plug_host(switch, &netns, number)?;
+    plug_host(switch, &netns, number, None)?;
     if gossip_network {
         let port = gossip_port(number);
         switch.ip(&format!(
@@ -214,8 +214,8 @@ pub(crate) fn build_host(switch: &Netns, name: &str, number: u8, gossip_network:
 }
 
 /// Puts the card of host `number` in, with the host's addresses and routes.
-pub(crate) fn plug_host(switch: &Netns, netns: &Netns, number: u8) -> Result<()> {
-    plug(switch, &port(number), netns, &host_mac(number))?;
+pub(crate) fn plug_host(switch: &Netns, netns: &Netns, number: u8, index: Option<u32>) -> Result<()> {
+    plug(switch, &port(number), netns, &host_mac(number), index)?;
     let (v4, v6) = (host_v4(number), host_v6(number));
     netns.ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad"))?;
     route_host(netns, "eth0")?;
@@ -242,9 +242,12 @@ pub(crate) fn gossip_port(number: u8) -> String {
     format!("g{number}")
 }
 
-fn plug(switch: &Netns, port: &str, machine: &Netns, mac: &str) -> Result<()> {
+fn plug(switch: &Netns, port: &str, machine: &Netns, mac: &str, index: Option<u32>) -> Result<()> {
+    // The kernel takes the index of one end only beside one of the other, which nothing else has.
+    let ends = index.map(|index| (format!("index {}", 10_000 + index), format!("index {index}")));
+    let (near, far) = ends.unwrap_or_default();
     switch.ip(&format!(
-        "link add {port} type veth peer name eth0 address {mac} netns {machine}\n\
+        "link add {port} {near} type veth peer name eth0 address {mac} {far} netns {machine}\n\
          link set {port} master br0 up",
         machine = machine.name()
     ))?;

@@ -286,12 +286,14 @@ fn the_service_device_is_followed_when_it_is_renamed() -> Result<()> {
 fn a_host_is_out_while_its_service_device_is_gone_or_down() -> Result<()> {
     let scene = Scene::start()?;
     let host = scene.lab.host(2);
-    for _ in 0..2 {
+    for same_index in [false, true] {
+        let link = host.netns().run("ip", &["-o", "link", "show", "dev", "eth0"])?;
+        let index = link.split(':').next().filter(|_| same_index).map(str::parse).transpose()?;
         host.pull_card()?;
         scene
             .wait("h2 tells that its device is gone", || Ok(is_out(host)? && tells(host, "eth0 is gone")?))?;
         scene.served("without the card of h2", &[1, 3])?;
-        host.put_card()?;
+        host.put_card(index)?;
         scene.lab.wait_settled()?;
         scene.served("with a new card in h2", &[1, 2, 3])?;
         let beacons = |host: &Host, of: &str| -> Result<bool> {

@@ -1,6 +1,6 @@
 //! `onemac keygen`: a secret for a new cluster, and the steps by which a running one changes its secret.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -15,12 +15,12 @@ pub fn create(file: Option<&Path>) -> Result<()> {
         print!("{text}");
         return Ok(());
     };
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut f| f.write_all(text.as_bytes()));
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).and_then(|mut f| {
+        // Half a secret is none.
+        f.write_all(text.as_bytes()).and_then(|()| f.sync_all()).inspect_err(|_| {
+            let _ = fs::remove_file(file);
+        })
+    });
     written.map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => Failure::failed(format_args!(
             "{0} is there already and is not overwritten; to change the secret of a cluster: onemac keygen --add {0}",

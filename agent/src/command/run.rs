@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::daemon;
+use crate::daemon::{self, priority};
 use crate::failure::{Failure, Result};
 use crate::log::Log;
 
@@ -21,9 +21,14 @@ pub fn run(config: &Path, host: Option<&str>, record: Option<&Path>, run_dir: &P
     // A journal that is restarted, or a pipe whose reader has gone, costs lines of the log and not the agent.
     // SAFETY: no thread exists yet, and to ignore SIGPIPE needs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    // Before any thread, which inherits it: a starved one would hold up whoever shares a lock with it.
+    let raised = priority::raise();
     let log = Log::to_stderr().map_err(|e| Failure::failed(format_args!("cannot start the log: {e}")))?;
     let _last_lines = LastLines(log.clone());
     start_log(&log);
+    if let Err(error) = raised {
+        tracing::info!("no real-time priority ({error}): on a busy machine the lease may run out");
+    }
     runtime()?.block_on(daemon::run(config, host, record, run_dir, log))
 }
 

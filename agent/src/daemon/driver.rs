@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::libc;
 use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
 use onemac_core::time::Time;
@@ -37,6 +38,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// For so long the status tells of lines of the log that were not written.
 const LOSSES_STAND: Duration = Duration::from_secs(600);
 const LOG_WARNING: &str = "log";
+/// The keys of the warnings about the second path for reports.
+const BEACON_WARNING: &str = "beacon";
+const SENDING_WARNING: &str = "beacon sending";
+/// For so long after the last failure to send there the status tells of it: large reports may fail and small ones not.
+const FAILURE_STANDS: Duration = Duration::from_secs(10);
 
 /// For so long the end of an agent may wait for its recording.
 const LAST_ENTRIES: Duration = Duration::from_secs(1);
@@ -80,6 +86,12 @@ pub struct Driver {
     pub(super) looks: Looks,
     pub(super) lists: Lists,
     pub(super) recorder: Recorder,
+    /// Not before then is the second path opened anew.
+    beacon_due: Time,
+    /// When a report could last not be sent on the service wire.
+    sending_failed: Option<Time>,
+    /// What the loop was last told of the ground: it does not wait for whoever is at work there.
+    pub(super) footing: Footing,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
     committed: mpsc::UnboundedSender<(u64, bool)>,
@@ -107,6 +119,7 @@ impl Driver {
         voices: Voices,
         keeper: Keeper,
         recorder: Recorder,
+        footing: Footing,
     ) -> Self {
         let (committed, commits) = mpsc::unbounded_channel();
         Driver {
@@ -119,6 +132,9 @@ impl Driver {
             looks: Looks::new(),
             lists: Lists::default(),
             recorder,
+            footing,
+            beacon_due: Time::default(),
+            sending_failed: None,
             wire_heard: BTreeMap::new(),
             committed,
             commits,
@@ -134,12 +150,21 @@ impl Driver {
         }
     }
 
-    /// Runs until the core says stop.
-    pub async fn drive(mut self, mut inputs: Inputs) -> Result<()> {
+    /// Runs until the core says stop, or nothing can go on.
+    pub async fn drive(mut self, inputs: Inputs) -> Result<()> {
+        let ended = self.turn(inputs).await;
+        self.recorder.finish(LAST_ENTRIES);
+        ended
+    }
+
+    async fn turn(&mut self, mut inputs: Inputs) -> Result<()> {
         let mut gossip_ended = Box::pin(self.voices.spread.ended());
         let mut told_to_leave = None;
         self.carry_out().await;
         while !self.stop {
+            if let Some(words) = self.stand_on() {
+                inputs.beacon_words = words;
+            }
             let wait = self.node.next_deadline().since(clock::now());
             let look = self.looks.due();
             let until_look = look.map_or(Duration::MAX, |due| due.since(clock::now()));
@@ -172,12 +197,10 @@ impl Driver {
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Ok(()) = inputs.footing.changed() => {
-                    let footing = inputs.footing.borrow_and_update().clone();
-                    if let Some(words) = self.stand_on(&footing) {
-                        inputs.beacon_words = words;
-                    }
-                    self.feed(Input::Mac(footing.mac)).await;
-                    self.feed(Input::Link { up: footing.up }).await;
+                    self.footing = inputs.footing.borrow_and_update().clone();
+                    let Footing { mac, up, .. } = self.footing;
+                    self.feed(Input::Mac(mac)).await;
+                    self.feed(Input::Link { up }).await;
                 }
                 Some(question) = inputs.questions.recv() => self.answer(question).await,
                 Some(()) = inputs.signals.hangup.recv() => match self.reload().await {
@@ -206,7 +229,6 @@ impl Driver {
         }
         // The last word is on its way through the socket's queue; nothing waits for it any more.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        self.recorder.finish(LAST_ENTRIES);
         Ok(())
     }
 
@@ -273,20 +295,56 @@ impl Driver {
     }
 
     /// The service device is another one, or has another address: the second path for reports goes by it.
-    fn stand_on(&mut self, footing: &Footing) -> Option<mpsc::Receiver<Word>> {
-        if !footing.up || self.voices.beacon.is_on(footing.index, footing.mac) {
+    fn stand_on(&mut self) -> Option<mpsc::Receiver<Word>> {
+        let Footing { up, index, mac, name } = &self.footing;
+        if !up || self.voices.beacon.is_on(*index, *mac) || clock::now() < self.beacon_due {
             return None;
         }
-        match Beacon::open(footing.index, footing.mac, &self.terms.secrets.keys()) {
+        self.beacon_due = clock::now() + HOUSEKEEPING;
+        match Beacon::open(*index, *mac, &self.terms.secrets.keys()) {
             Ok((beacon, words)) => {
                 self.voices.beacon = beacon;
+                self.terms.warnings.clear(BEACON_WARNING);
                 Some(words)
             }
             Err(error) => {
-                tracing::warn!("cannot open the second path for reports on {}: {error}", footing.name);
+                self.terms.warnings.raise(
+                    BEACON_WARNING,
+                    format!("cannot open the second path for reports on {name}: {error}"),
+                    "gossip is the only path for reports; the agent tries again every second",
+                );
                 None
             }
         }
+    }
+
+    /// Sends a report on the service wire; whether it left.
+    fn send_on_service_wire(&mut self, report: &[u8]) -> bool {
+        let now = clock::now();
+        let sent = self.voices.beacon.send(report);
+        match &sent {
+            Ok(()) => {
+                if self.sending_failed.is_some_and(|at| now.since(at) > FAILURE_STANDS) {
+                    self.sending_failed = None;
+                    self.terms.warnings.clear(SENDING_WARNING);
+                }
+            }
+            // The queue of the device is full for a moment; or it is down or gone, which is told by who looks after it.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOBUFS | libc::EAGAIN | libc::ENETDOWN | libc::ENXIO)
+                ) => {}
+            Err(error) => {
+                self.sending_failed = Some(now);
+                self.terms.warnings.raise(
+                    SENDING_WARNING,
+                    format!("cannot send reports on the service wire, by {}: {error}", self.footing.name),
+                    "gossip is the only path for this host's reports; see `ip link`, the MTU must be 1280 or more",
+                );
+            }
+        }
+        sent.is_ok()
     }
 
     async fn publish(&mut self, report: &Report, to: &Recipients) {
@@ -299,7 +357,7 @@ impl Driver {
             Recipients::One(host) => Some(host.as_str()),
             Recipients::All => None,
         };
-        let by_wire = only.is_none() && self.voices.beacon.send(&bytes);
+        let by_wire = only.is_none() && self.send_on_service_wire(&bytes);
         if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes) || by_wire {
             self.handle(Input::Sent { at });
         }

@@ -9,7 +9,7 @@ mod lock;
 mod looks;
 mod memory;
 mod orders;
-mod priority;
+pub mod priority;
 mod secrets;
 pub mod story;
 mod systemd;
@@ -87,7 +87,6 @@ pub async fn run(
     let _lock = Lock::take()?;
     let warnings = Warnings::default();
     memory::lock(&warnings);
-    priority::raise();
     fs::create_dir_all(run_dir).map_err(|e| {
         Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
     })?;
@@ -162,7 +161,7 @@ async fn serve(
     })?;
 
     conntrack::tell(&setup::follow(definition).services.into_iter().collect::<Vec<_>>());
-    tokio::spawn(conntrack::watch(terms.warnings.clone()));
+    conntrack::watch(terms.warnings.clone());
 
     let start = Start {
         with: onemac_core::node::Start {
@@ -183,9 +182,11 @@ async fn serve(
     // The queue is empty.
     let _ = doors.recorder.note(Entry::Start(Box::new(start)));
     let Doors { wire, incoming, questions, signals, recorder } = doors;
+    let known = footing.clone();
     let footing = kernel.guard(footing);
     let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, footing, questions, signals };
-    let mut driver = Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder);
+    let mut driver =
+        Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder, known);
     if !up {
         driver.feed(Input::Link { up }).await;
     }

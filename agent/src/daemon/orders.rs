@@ -204,7 +204,7 @@ impl Driver {
         setup::refuse_what_is_to_come(&file, &definition)?;
         let me = self.terms.host.name.clone();
         let mut before = self.terms.definition.clone();
-        let interface = self.kernel.footing().await.name;
+        let interface = self.footing.name.clone();
         // A device that was renamed goes by its new name in the definition too.
         let renamed = definition.host(&me).is_some_and(|host| host.interface == interface);
         if let Some(host) = before.hosts.iter_mut().find(|host| renamed && host.name == me) {
@@ -259,9 +259,19 @@ impl Driver {
             == (&self.terms.definition.vips, &services, &self.terms.host.interface);
         let hosts = definition.hosts.iter().map(|h| h.gossip.ip());
         self.kernel.keep_apart_from(wanted.vips.iter().copied().chain(hosts).collect());
-        // Rules that would be the same are not replaced.
+        // Rules that would be the same are not replaced. Waited for: our reports name the new definition from now on,
+        // and whoever hears that must find our kernel to be by it.
+        let began = clock::now();
         if !same && let Err(error) = self.kernel.change(&self.terms.definition.vips, wanted).await {
             tracing::error!("{error}");
+        }
+        let took = clock::now().since(began);
+        if took > self.terms.definition.timing.heartbeat {
+            tracing::warn!(
+                "the kernel took {} ms for the new definition, more than a heartbeat; what takes a lease costs this \
+                 host its slices",
+                took.as_millis()
+            );
         }
         if let Some(host) = definition.host(&me) {
             self.terms.host = host.clone();
@@ -316,14 +326,23 @@ impl Driver {
     /// Becomes the program anew. Returns only if that fails.
     pub(super) async fn restart(&mut self) {
         use std::os::unix::process::CommandExt;
-        let Some((_, answer)) = self.desk.restart.take() else { return };
+        let Some((until, answer)) = self.desk.restart.take() else { return };
+        self.kernel.netfilter.finish().await;
+        // Who starts the program anew waits for every thread, and one that writes to a dead disk does not end.
+        let stalled = match self.terms.log.finish(LAST_WORDS) {
+            false if clock::now() < until => return self.desk.restart = Some((until, answer)),
+            false => Some("whatever reads the log has stalled"),
+            true if !self.recorder.finish(LAST_WORDS) => {
+                Some("the disk of the recording has stalled, and it has ended")
+            }
+            true => None,
+        };
+        if let Some(why) = stalled {
+            return drop(answer.send(Err(Failure::failed(format_args!("{why}; this agent goes on")))));
+        }
         let _ = answer.send(Ok("starting anew".into()));
         // The answer has to leave before its socket is gone.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        self.kernel.netfilter.finish().await;
-        // What these have not written by then is lost; the lease does not wait.
-        self.recorder.finish(LAST_WORDS);
-        self.terms.log.finish(LAST_WORDS);
         let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
         tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
     }

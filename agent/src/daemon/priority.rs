@@ -12,15 +12,15 @@ const PRIORITY: i32 = 1;
 /// the lease its serving. In microseconds.
 const RUNAWAY_US: u64 = 10_000_000;
 
-/// Asks for round-robin real-time scheduling of this and all later threads. Not having it is no failure.
-pub fn raise() {
+/// Asks for round-robin real-time scheduling of this and all later threads. An agent does without it if it must.
+pub fn raise() -> std::io::Result<()> {
     let parameters = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: the parameters are initialised and live through the call, which keeps no pointer to them.
     let refused = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const parameters) } != 0;
     if refused {
-        let error = std::io::Error::last_os_error();
-        tracing::info!("no real-time priority ({error}): on a busy machine the lease may run out");
-    } else if let Err(error) = setrlimit(Resource::RLIMIT_RTTIME, RUNAWAY_US, RUNAWAY_US) {
-        tracing::debug!("no limit against a runaway agent: {error}");
+        return Err(std::io::Error::last_os_error());
     }
+    // Without this limit it is a runaway agent that does not end, and its lease ends all the same.
+    let _ = setrlimit(Resource::RLIMIT_RTTIME, RUNAWAY_US, RUNAWAY_US);
+    Ok(())
 }

@@ -26,7 +26,7 @@ impl Peer<'_> {
 }
 
 impl Driver {
-    /// Reads the secret file again; an error if this host can not go over to it without harm.
+    /// Reads the secret file again; an error if this host cannot go over to it without harm.
     pub(super) fn read_secrets(&self) -> Result<Secrets> {
         let path = setup::secret_path(&self.terms.file, &self.terms.definition);
         let secrets = Secrets::load(&path)?;
@@ -52,7 +52,8 @@ impl Driver {
             return Err(Failure::usage(format_args!(
                 "the secret {shown} would cut {0} off, which this host hears by a secret that the file does not hold: \
                  nothing was changed. Add the new secret with `onemac keygen --add`, and drop the old one when \
-                 `onemac status` says that every living host speaks the new one",
+                 `onemac status` says that every living host speaks the new one. If somebody else may know the old \
+                 secret: stop the agent, start it with the new file, host by host",
                 unheard.join(", ")
             )));
         }

@@ -30,11 +30,14 @@ use crate::secret::Key;
 /// IEEE Std 802, 9.2.3: "Local Experimental Ethertype 1".
 const ETHERTYPE: u16 = 0x88b5;
 const HEADER: usize = 14 + 2 + 16;
+/// The largest frame that is heard, and the largest that is sent: IPv6 needs no more of a device (RFC 8200, 5), and
+/// where an ordinary device is smaller than Ethernet (a tunnel, a cloud) its MTU is between the two.
 const FRAME_MAX: usize = 1514;
+const SEND_MAX: usize = 14 + 1280;
 /// The mark of a piece, in its length.
 const PIECE: u16 = 0x8000;
 const PIECE_HEADER: usize = 8 + 8 + 1 + 1;
-const PIECE_MAX: usize = FRAME_MAX - HEADER - PIECE_HEADER;
+const PIECE_MAX: usize = SEND_MAX - HEADER - PIECE_HEADER;
 /// How many pieces the largest report takes.
 const PIECES: usize = REPORT_MAX.div_ceil(PIECE_MAX);
 /// How many heard reports may wait for the loop; more are dropped, and the next heartbeat repeats them.
@@ -66,19 +69,22 @@ impl Beacon {
         Ok((Beacon { socket, sealer }, reports))
     }
 
-    /// Whether it is the path on this device with this address.
+    /// Whether it is the path on this device with this address, and hears all that comes there.
     pub fn is_on(&self, index: u32, mac: [u8; 6]) -> bool {
-        (self.socket.index(), self.sealer.mac) == (index, mac)
+        (self.socket.index(), self.sealer.mac) == (index, mac) && !self.socket.went_down()
     }
 
-    /// Sends an encoded report; whether all of it left.
-    pub fn send(&self, report: &[u8]) -> bool {
-        let mut left = false;
-        for key in &*self.sealer.keys() {
+    /// Sends an encoded report under each accepted secret. All of it has left under one of them, or why not.
+    pub fn send(&self, report: &[u8]) -> io::Result<()> {
+        let send = |key: &FrameKey| {
             let frames = self.sealer.seal(key, report);
-            left |= !frames.is_empty() && frames.iter().all(|frame| self.socket.send(frame).is_ok());
-        }
-        left
+            match frames.is_empty() {
+                true => Err(io::ErrorKind::InvalidInput.into()),
+                false => frames.iter().try_for_each(|frame| self.socket.send(frame)),
+            }
+        };
+        let sent = self.sealer.keys().iter().map(send).reduce(io::Result::or);
+        sent.unwrap_or_else(|| Err(io::ErrorKind::InvalidInput.into()))
     }
 
     /// These are the keys from now on.
@@ -245,7 +251,7 @@ impl FrameSealer {
 
     /// The frames of a report; none for what is not one.
     fn seal(&self, key: &FrameKey, report: &[u8]) -> Vec<Vec<u8>> {
-        if HEADER + report.len() <= FRAME_MAX {
+        if HEADER + report.len() <= SEND_MAX {
             return vec![self.frame(0, &key.of_report(report), report)];
         }
         let Some((_, stamp)) = super::whose(report).filter(|_| report.len() <= REPORT_MAX) else {
@@ -378,7 +384,7 @@ mod tests {
     fn the_largest_report_arrives_in_pieces_in_any_order() {
         let frames = seal(&sealer(), &report(1, REPORT_MAX));
         assert_eq!(frames.len(), PIECES);
-        assert!(frames.iter().all(|frame| frame.len() <= FRAME_MAX));
+        assert!(frames.iter().all(|frame| frame.len() <= SEND_MAX));
         let mut listener = Listener::new(sealer());
         let backwards: Vec<_> = frames.iter().rev().cloned().collect();
         assert_eq!(heard(&mut listener, &backwards), [1]);

@@ -33,6 +33,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How many datagrams are read in one turn, and the rest before the next turn if more are waiting. A flood takes about
 /// half a processor at most, and the loop has its turn in between; ordinary rounds of the largest cluster are one turn.
 const TURN: usize = 512;
+/// And how many bytes: to check a large datagram takes as long as to check fifty small ones.
+const TURN_BYTES: usize = 1 << 20;
 const REST: Duration = Duration::from_millis(1);
 
 /// A host is greeted at most so often. Any greeting leads to a handshake with the present run of the host, whatever
@@ -200,9 +202,16 @@ impl Wire {
 
     /// Reads what waits, but not for long; whether that was all.
     fn turn(&self, buffer: &mut [u8], queue: &mpsc::Sender<Incoming>) -> bool {
+        let mut bytes = 0;
         for _ in 0..TURN {
             match self.socket.try_recv_from(buffer) {
-                Ok((len, from)) => self.receive(from, &buffer[..len], queue),
+                Ok((len, from)) => {
+                    self.receive(from, &buffer[..len], queue);
+                    bytes += len;
+                    if bytes >= TURN_BYTES {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 // Errors of earlier sends (ICMP) and of memory: the socket goes on.
                 Err(error) => tracing::debug!(%error, "gossip socket"),

@@ -1,6 +1,10 @@
 //! The table of connections that conntrack keeps for the whole host, and the boot file that may hold our rules.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use crate::control::model::Conntrack;
@@ -8,6 +12,9 @@ use crate::warnings::Warnings;
 
 /// How often to look.
 const EVERY: Duration = Duration::from_secs(1);
+/// The boot file at every so many looks, and no more of it.
+const BOOT_FILE_EVERY: u64 = 60;
+const BOOT_FILE_MAX: u64 = 16 << 20;
 /// The table is nearly full from so many hundredths on, and no more when it is below the other.
 const NEARLY_FULL: u64 = 90;
 const ROOM_AGAIN: u64 = 80;
@@ -40,16 +47,31 @@ pub fn tell(followed: &[String]) {
     );
 }
 
-/// Looks at both for as long as the agent lives.
-pub async fn watch(warnings: Warnings) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        judge(table(), &warnings);
-        let saved = fs::read_to_string(NFTABLES_CONF).is_ok_and(|text| holds_our_rules(&text));
-        judge_boot_file(saved, &warnings);
+/// Looks at both for as long as the agent lives, from a thread of its own: the loop does not wait for a disk.
+pub fn watch(warnings: Warnings) {
+    let looks = move || {
+        for look in 0u64.. {
+            judge(table(), &warnings);
+            if look.is_multiple_of(BOOT_FILE_EVERY) {
+                let text = boot_text(Path::new(NFTABLES_CONF));
+                judge_boot_file(text.is_ok_and(|text| holds_our_rules(&text)), &warnings);
+            }
+            thread::sleep(EVERY);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("conntrack".into()).spawn(looks) {
+        tracing::warn!("cannot start the thread that watches conntrack's table: {error}");
     }
+}
+
+/// What an ordinary file of no more than ordinary size holds; never waits for a pipe's other end.
+fn boot_text(path: &Path) -> io::Result<String> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let mut text = String::new();
+    if file.metadata()?.is_file() {
+        file.take(BOOT_FILE_MAX).read_to_string(&mut text)?;
+    }
+    Ok(text)
 }
 
 fn judge(table: Option<Conntrack>, warnings: &Warnings) {
@@ -107,6 +129,17 @@ mod tests {
         assert_eq!(told(799), "");
         judge(None, &warnings);
         assert_eq!(warnings.list(), []);
+    }
+
+    #[test]
+    fn a_boot_file_that_is_a_pipe_holds_nobody_up() {
+        let path = std::env::temp_dir().join(format!("onemac-boot-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(boot_text(&path).unwrap(), "");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "table netdev onemac {\n}\n").unwrap();
+        assert!(holds_our_rules(&boot_text(&path).unwrap()));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

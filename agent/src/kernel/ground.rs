@@ -191,6 +191,10 @@ impl Kernel {
                     let shared = ground.based.as_ref().map_or(0, |base| base.3);
                     (!ground.fight.is_on()).then(|| ([ground.service.index, shared], ground.named.clone()))
                 };
+                if interest.is_none() {
+                    // What nobody takes out of the queue would fill the memory.
+                    events = None;
+                }
                 let (of, named) = interest.clone().unwrap_or_default();
                 let names = [named.as_str(), SHARED_DEVICE];
                 tokio::select! {
@@ -204,7 +208,7 @@ impl Kernel {
                     }
                     () = kernel.netfilter.turned() => {}
                 }
-                if events.is_none() {
+                if events.is_none() && interest.is_some() {
                     events = Events::open().inspect_err(|error| tracing::warn!("{error}")).ok();
                 }
                 let Some(now) = kernel.look_after().await else { return };

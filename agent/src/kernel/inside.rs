@@ -7,9 +7,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -96,11 +97,12 @@ pub fn follow(
         // What has changed before this began to listen counts as news.
         let mut known = now;
         loop {
-            tokio::time::sleep(GATHER).await;
+            meanwhile(&mut news, tokio::time::sleep(GATHER)).await;
             let began = Instant::now();
             let apart_from = outside.borrow_and_update().clone();
             // Looking brings no news itself, and what comes meanwhile is looked at next.
-            let found = match look(&handle).await {
+            let (looked, more) = meanwhile(&mut news, look(&handle)).await;
+            let found = match looked {
                 Ok(facts) => {
                     warn_of_strictness(&facts, &apart_from, &warnings);
                     judge(&facts, &apart_from)
@@ -128,7 +130,11 @@ pub fn follow(
                 }
                 known = found;
             }
-            tokio::time::sleep(REST.max(began.elapsed() * REST_FACTOR)).await;
+            let rest = tokio::time::sleep(REST.max(began.elapsed() * REST_FACTOR));
+            let ((), still_more) = meanwhile(&mut news, rest).await;
+            if more || still_more {
+                continue;
+            }
             let goes_on = tokio::select! {
                 more = news.next() => more.is_some(),
                 changed = outside.changed() => changed.is_ok(),
@@ -136,10 +142,24 @@ pub fn follow(
             if !goes_on {
                 return;
             }
-            while futures_util::FutureExt::now_or_never(news.next()).flatten().is_some() {}
         }
     });
     Ok(())
+}
+
+/// Waits, and takes out of the queue what comes meanwhile, which would fill the memory; whether there was any.
+async fn meanwhile<T>(news: &mut (impl Stream + Unpin), wait: impl Future<Output = T>) -> (T, bool) {
+    let mut wait = pin!(wait);
+    let (mut any, mut goes_on) = (false, true);
+    loop {
+        tokio::select! {
+            done = &mut wait => return (done, any),
+            more = news.next(), if goes_on => {
+                goes_on = more.is_some();
+                any |= goes_on;
+            }
+        }
+    }
 }
 
 fn judge(facts: &Facts, outside: &Outside) -> BTreeSet<u32> {
@@ -303,6 +323,19 @@ mod tests {
         let found = judge(facts, &Outside { service: SERVICE, name: "eth0".into(), addresses });
         assert!(found.is_subset(&[OTHER].into()), "{found:?}");
         !found.is_empty()
+    }
+
+    #[tokio::test]
+    async fn what_comes_during_a_wait_does_not_pile_up() {
+        let (tell, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let mut stream = pin!(futures_util::stream::poll_fn(|context| news.poll_recv(context)));
+        let moment = || tokio::time::sleep(Duration::from_millis(20));
+        assert_eq!(meanwhile(&mut stream, moment()).await, ((), false));
+        (0..10_000).for_each(|n| tell.send(n).unwrap());
+        assert_eq!(meanwhile(&mut stream, moment()).await, ((), true));
+        assert_eq!(meanwhile(&mut stream, moment()).await, ((), false), "all of it was taken");
+        drop(tell);
+        assert_eq!(meanwhile(&mut stream, moment()).await, ((), false), "nobody is left to tell anything");
     }
 
     #[test]

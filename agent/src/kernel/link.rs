@@ -63,7 +63,7 @@ impl Device {
         match mac {
             Some(mac) => Ok(ServiceDevice { index, name, mac, carrier, mtu }),
             None => Err(Failure::failed(format_args!(
-                "the device {name} has no MAC address: it can not share one"
+                "the device {name} has no MAC address: it cannot share one"
             ))),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,6 +14,8 @@ use socket2::{Domain, Socket, Type};
 pub struct PacketSocket {
     socket: Socket,
     index: u32,
+    /// Set when the device went down.
+    went_down: AtomicBool,
 }
 
 impl PacketSocket {
@@ -24,7 +27,7 @@ impl PacketSocket {
         // on a busy machine.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, ethertype.to_be()))?;
-        Ok(PacketSocket { socket, index })
+        Ok(PacketSocket { socket, index, went_down: AtomicBool::new(false) })
     }
 
     /// The index of the device.
@@ -32,35 +35,54 @@ impl PacketSocket {
         self.index
     }
 
+    /// Whether the device was found to be down since this was opened. It hears again when the same device comes up
+    /// again; one that has gone and come back, be it with the same index, it never hears.
+    pub fn went_down(&self) -> bool {
+        self.went_down.load(Ordering::Relaxed)
+    }
+
     /// Sends a frame as it is, without waiting for room.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let to = link_address(self.index, 0);
-        Ok(sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT).map(drop)?)
+        let sent = sendto(self.socket.as_raw_fd(), frame, &to, MsgFlags::MSG_DONTWAIT);
+        self.notice(sent.err());
+        Ok(sent.map(drop)?)
     }
 
     /// A frame that is there already; its length.
     pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
+        self.length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
     }
 
     /// Waits for a frame; its length, or `None` if none came in this time (which must not be zero).
     pub fn receive(&self, buffer: &mut [u8], wait: Duration) -> io::Result<Option<usize>> {
         self.socket.set_read_timeout(Some(wait))?;
-        length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()))
+        self.length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()))
     }
 
     /// Room for so many bytes of frames that wait (with the kernel's book-keeping), if that is allowed.
     pub fn set_receive_buffer(&self, bytes: usize) {
         let _ = setsockopt(&self.socket, RcvBufForce, &bytes);
     }
-}
 
-fn length(received: nix::Result<usize>) -> io::Result<Option<usize>> {
-    match received {
-        Ok(len) => Ok(Some(len)),
-        // ENETDOWN is told once when the device goes down; it may come up again.
-        Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
-        Err(error) => Err(error.into()),
+    fn length(&self, received: nix::Result<usize>) -> io::Result<Option<usize>> {
+        match received {
+            Ok(len) => Ok(Some(len)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            // The device may come up again.
+            Err(Errno::ENETDOWN) => {
+                self.notice(received.err());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// That the device goes down is told once: to whoever reads or sends next.
+    fn notice(&self, error: Option<Errno>) {
+        if matches!(error, Some(Errno::ENETDOWN | Errno::ENXIO)) {
+            self.went_down.store(true, Ordering::Relaxed);
+        }
     }
 }
 

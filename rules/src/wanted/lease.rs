@@ -60,7 +60,7 @@ pub(crate) struct Quantum {
 impl Quantum {
     /// The largest power of two that a lease of that length has at least [`QUANTA`] of.
     pub(crate) fn of(longest: Duration) -> Self {
-        // nft's syntax can not say less than 2^9.
+        // nft's syntax cannot say less than 2^9.
         Self { bits: (longest.as_nanos() / QUANTA).max(1 << 9).ilog2() }
     }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(quantum.elements(Some(over)), []);
     }
 
-    /// IP packets and ARP messages can not be taken for renewals.
+    /// IP packets and ARP messages cannot be taken for renewals.
     #[test]
     fn no_token_is_the_beginning_of_a_packet() {
         for byte in 0..=255 {
