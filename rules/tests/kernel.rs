@@ -125,7 +125,6 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 (which, tracked, more),
                 (lease, elsewhere, inside),
             )| Wanted {
-                gossip: (which & 8 == 8).then(|| "192.0.2.11:7946".parse().unwrap()),
                 inside,
                 gossip: elsewhere.first().map(|&end| SocketAddr::from(end)),
                 device: device.into(),

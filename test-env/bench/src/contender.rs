@@ -196,6 +196,7 @@ fn of_services(services: Vec<Service>) -> String {
         services,
         elsewhere: Default::default(),
         inside: Default::default(),
+        gossip: None,
         // Each turn begins with a fresh one.
         lease: Some(Lease {
             timeout: LEASE,
