@@ -263,8 +263,7 @@ impl Driver {
                 Action::Apply(change) => self.apply(change),
                 Action::Renew { lease_until } => {
                     self.lease_until = Some(lease_until);
-                    // What the kernel is not told it does not do: nothing hangs on the answer.
-                    drop(self.kernel.netfilter.renew(lease_until));
+                    self.kernel.netfilter.renew(lease_until);
                     self.renewed = true;
                 }
                 Action::Ask { host, round, slices } => {

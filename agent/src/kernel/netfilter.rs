@@ -83,7 +83,7 @@ enum Request {
     /// Answer when all that was asked before is done.
     Finish { done: oneshot::Sender<()> },
     /// Go on accepting until then.
-    Renew { lease_until: Time, done: oneshot::Sender<bool> },
+    Renew { lease_until: Time },
     /// Are our rules as they should be? Asked for by `done`, or because somebody has committed something.
     Look { done: Option<oneshot::Sender<Seen>> },
     /// Bring the shared device up, if the rules stand.
@@ -172,11 +172,9 @@ impl Netfilter {
         let _ = answer.await;
     }
 
-    /// Lets the kernel accept until `lease_until`. The answer says whether it does.
-    pub fn renew(&self, lease_until: Time) -> oneshot::Receiver<bool> {
-        let (done, answer) = oneshot::channel();
-        let _ = self.requests.send(Request::Renew { lease_until, done });
-        answer
+    /// Lets the kernel accept until `lease_until`.
+    pub fn renew(&self, lease_until: Time) {
+        let _ = self.requests.send(Request::Renew { lease_until });
     }
 
     /// Removes the rules and ends the thread.
@@ -298,7 +296,7 @@ impl State {
                     self.install();
                 }
                 Request::Finish { done } => drop(done.send(())),
-                Request::Renew { lease_until, done } => drop(done.send(self.renew(lease_until))),
+                Request::Renew { lease_until } => self.renew(lease_until),
                 Request::Look { done } => {
                     self.shared.news.store(false, Ordering::Release);
                     self.look();
@@ -353,36 +351,32 @@ impl State {
         }
     }
 
-    /// Whether the kernel accepts until then.
-    fn renew(&mut self, lease_until: Time) -> bool {
+    fn renew(&mut self, lease_until: Time) {
         self.lease_until = Some(lease_until);
         self.notice_clock_steps();
         // A lease that is over before it is written is not written.
-        let Some(lease) = self.lease() else { return false };
+        let Some(lease) = self.lease() else { return };
         if self.refused.is_some() {
             // Not before the rules are what they should be: a lease would go on with what they are.
-            return self.install();
+            self.install();
+            return;
         }
         self.wanted.lease = Some(lease);
-        if let Some(stays) = self.stays.take() {
-            let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
-            let from = std::mem::replace(&mut self.wanted, to);
-            return match self.rules.change(&from, &self.wanted) {
-                Ok(()) => true,
-                Err(error) => self.repair(&error),
-            };
-        }
-        match self.rules.renew(&self.wanted) {
-            Ok(renewed) => {
-                self.tell_how(renewed);
-                true
+        let renewed = match self.stays.take() {
+            Some(stays) => {
+                let to = Wanted { elsewhere: stays, ..self.wanted.clone() };
+                let from = std::mem::replace(&mut self.wanted, to);
+                self.rules.change(&from, &self.wanted)
             }
+            None => self.rules.renew(&self.wanted).map(|renewed| self.tell_how(renewed)),
+        };
+        match renewed {
+            Ok(()) => {}
             // Nothing comes in either, and the rules are what they were.
             Err(error @ Error::DeviceDown { .. }) => {
                 self.shared.warnings.raise(RENEWAL, error.to_string(), "nothing is answered until then");
-                false
             }
-            Err(error) => self.repair(&error),
+            Err(error) => drop(self.repair(&error)),
         }
     }
 
