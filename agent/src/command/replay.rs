@@ -156,6 +156,8 @@ fn describe(input: &Input) -> String {
         Input::Link { up: true } => "the service device has a carrier, and the packet path stands".into(),
         Input::Link { up: false } => "no carrier on the service device, or the packet path is broken".into(),
         Input::Mac(mac) => format!("the service device has the address {}", MacAddr(*mac)),
+        Input::Frame => "the service device has received frames".into(),
+        Input::Renewed { .. } => "the kernel has taken the renewal of its lease".into(),
     }
 }
 

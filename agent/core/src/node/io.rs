@@ -86,6 +86,14 @@ pub enum Input {
     },
     /// The service device has this MAC address, by which others relay to us.
     Mac([u8; 6]),
+    /// The service device has received frames of others since this was last said: at most once a heartbeat is enough.
+    /// Whoever does not watch the device says it at every heartbeat.
+    Frame,
+    /// The kernel's lease certainly runs until this instant, for that is what was read back after a renewal.
+    Renewed {
+        /// On this host's monotonic clock.
+        until: Time,
+    },
 }
 
 /// What a host wants done. Actions must be carried out in the order in which they are returned.

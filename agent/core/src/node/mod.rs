@@ -293,7 +293,7 @@ impl Node {
         self.guard(now, gap);
         self.excuse(gap);
         match input {
-            Input::Tick => {}
+            Input::Tick | Input::Frame | Input::Renewed { .. } => {}
             Input::Heard(report) => self.hear(now, report),
             Input::Sent { at } => self.lease.sent(at),
             Input::Committed { change, ok } => self.committed(now, change, ok),
