@@ -17,7 +17,11 @@ fn two_thousand_runs_break_no_promise() {
     assert_eq!(summary.violations, []);
     assert_eq!(summary.runs, 2000);
     // The troubles are real: so many faults, and partitions with an owner on either side.
-    assert!(summary.counts.faults.iter().sum::<u64>() > 15_000 && summary.excused.times > 50, "{:?}", summary.counts);
+    assert!(
+        summary.counts.faults.iter().sum::<u64>() > 15_000 && summary.excused.times > 50,
+        "{:?}",
+        summary.counts
+    );
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::fault::Planned;
 use crate::knowledge::Apart;
 use crate::world::{Host, World};
 
-use self::owners::Owners;
 pub use self::owners::Excused;
+use self::owners::Owners;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -190,8 +190,27 @@ pub enum Fault {
 impl Fault {
     /// What the kinds of faults are called, by [`Fault::kind`].
     pub const KINDS: [&str; 22] = [
-        "kill", "start", "leave", "order", "pause", "cut", "weather", "kernel", "stuck", "unplug", "deaf", "mute",
-        "unreached", "no renewals", "link", "narrow", "replay", "wall clock", "no memory", "stage", "upgrade",
+        "kill",
+        "start",
+        "leave",
+        "order",
+        "pause",
+        "cut",
+        "weather",
+        "kernel",
+        "stuck",
+        "unplug",
+        "deaf",
+        "mute",
+        "unreached",
+        "no renewals",
+        "link",
+        "narrow",
+        "replay",
+        "wall clock",
+        "no memory",
+        "stage",
+        "upgrade",
         "restart",
     ];
 
@@ -333,4 +352,3 @@ pub struct Planned {
     /// What happens.
     pub fault: Fault,
 }
-

@@ -26,8 +26,8 @@ use crate::config::Config;
 use crate::dice::Dice;
 use crate::fault::{Fault, Life, Planned};
 use crate::kernel::Work;
-use crate::mask::Mask;
 use crate::knowledge::Knowledge;
+use crate::mask::Mask;
 use crate::network::{Content, Datagram, Network, Said, Trouble};
 
 /// How often the checkers look even if nothing happens.
