@@ -35,7 +35,8 @@ struct Pair {
 }
 
 /// Two hosts are *apart* while the agents of both run, one has had no news of the other for [`Apart::deaf`], and
-/// the other none of it for [`Apart::mute`]. It is over when the first news has come to either; what follows
+/// the other none of it for [`Apart::mute`]. Hosts of two versions are apart if one has had no news for that long,
+/// for only the older one gives way. It is over when the first news has come to either; what follows
 /// from that takes the time that its reader's kernel needs.
 #[derive(Debug)]
 pub struct Knowledge {
@@ -46,6 +47,8 @@ pub struct Knowledge {
     heard: Vec<At>,
     /// Since when each host's agent runs without having been stopped.
     runs: Vec<Option<At>>,
+    /// Which version of the protocol each host's agent speaks.
+    versions: Vec<u8>,
     pairs: Vec<Pair>,
     apart: Apart,
 }
@@ -58,6 +61,7 @@ impl Knowledge {
             known: vec![(0, 0); hosts * hosts],
             heard: vec![0; hosts * hosts],
             runs: vec![None; hosts],
+            versions: vec![0; hosts],
             pairs: vec![Pair::default(); hosts * hosts],
             apart,
         }
@@ -93,7 +97,8 @@ impl Knowledge {
     }
 
     /// An agent has started; it knows nothing of the others' lives any more.
-    pub fn starts(&mut self, host: usize, now: At, takes: At) {
+    pub fn starts(&mut self, host: usize, version: u8, now: At, takes: At) {
+        self.versions[host] = version;
         self.runs(host, now, takes);
         let row = host * self.hosts;
         self.known[row..row + self.hosts].iter_mut().for_each(|news| news.0 = 0);
@@ -146,7 +151,8 @@ impl Knowledge {
         let (Some(runs_a), Some(runs_b)) = (self.runs[a], self.runs[b]) else { return false };
         let silence = |host, of, since: At| now.saturating_sub(self.heard[self.of(host, of)].max(since));
         let (of_b, of_a) = (silence(a, b, runs_a), silence(b, a, runs_b));
-        a != b && of_a.min(of_b) >= self.apart.deaf && of_a.max(of_b) >= self.apart.mute
+        let cannot_agree = self.versions[a] != self.versions[b];
+        a != b && (of_a.min(of_b) >= self.apart.deaf || cannot_agree) && of_a.max(of_b) >= self.apart.mute
     }
 
     /// Whether what two hosts do then is put down to their having been apart. `then` is now or earlier, and since

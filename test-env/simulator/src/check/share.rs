@@ -72,6 +72,7 @@ impl Share {
         self.stirred = world.now;
         if self.of != Of::None && whole && world.counts.faults.iter().sum::<u64>() == 0 {
             self.armed = true;
+            self.lone = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
             self.whole = (1 << world.hosts.len()) - 1;
             self.unserved = vec![None; (world.cluster.slices as usize) * world.cluster.services.len()];
         }
@@ -153,19 +154,18 @@ impl Share {
     fn look_at_slices(&mut self, world: &World) {
         let mut served = Mask::default();
         for (host, serves) in world.serves().iter().enumerate() {
-            if world.hosts[host].answers() {
+            if !world.hosts[host].could_know_that_it_is_useless() {
                 served = served.or(serves);
             }
         }
-        if let Of::Lone(lone) = self.of {
-            self.lone = self.lone.minus(&served).or(&touched(world, lone).and(&served));
-        }
+        let touches = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
+        self.lone = self.lone.minus(&served).or(&touches.and(&served));
         for slice in 0..self.unserved.len() {
             if served.contains(slice as u32) {
                 self.unserved[slice] = None;
                 continue;
             }
-            let is_lones = self.lone.contains(slice as u32);
+            let is_lones = self.lone.contains(slice as u32) || touches.contains(slice as u32);
             let (since, is_lones) = *self.unserved[slice].get_or_insert((world.now, is_lones));
             let (since, bound) =
                 if is_lones { (since.max(self.stirred), self.bound) } else { (since, self.gap) };

@@ -132,9 +132,9 @@ impl Host {
         self.deaf == 0 && self.unreached == 0 && !self.unplugged
     }
 
-    /// Whether its answers reach anybody, too.
-    pub fn answers(&self) -> bool {
-        self.is_reached() && self.mute == 0
+    /// Whether it could know that clients do not reach it, or that its answers reach nobody.
+    pub fn could_know_that_it_is_useless(&self) -> bool {
+        self.deaf > 0 || self.mute > 0 || self.unplugged || self.unreached > 0 && self.off_the_wire > 0
     }
 
     /// Whether the agent is handing over.
@@ -200,10 +200,11 @@ impl World {
         h.other_definition = life == Life::OtherDefinition;
         h.wake = None;
         h.framed = false;
+        let version = h.version;
         let takes = self.takes(host);
         match goes_on {
             true => self.knowledge.runs(host, self.now, takes),
-            false => self.knowledge.starts(host, self.now, takes),
+            false => self.knowledge.starts(host, version, self.now, takes),
         }
         let agent = self.hosts[host].agent;
         let first = self.now + self.dice.roll(self.config.timing.heartbeat.as_nanos() as u64);
@@ -373,6 +374,11 @@ impl World {
             return;
         }
         let awake = h.paused_until <= self.now;
+        if self.is_outdated(host) {
+            // It is refused: no life goes on by another definition.
+            return;
+        }
+        let h = &self.hosts[host];
         let settled = h.node.as_ref().is_some_and(Node::is_settled) && h.kernel.queue.is_empty();
         if !awake || !settled {
             let again = self.now.max(h.paused_until) + nanos(self.config.timing.heartbeat) / 4;
@@ -381,6 +387,13 @@ impl World {
         self.agent_dies(host);
         let at = self.now + self.dice.between(5, 30) * MS;
         self.at(at, Event::Start { host, life: Life::Same });
+    }
+
+    /// Whether another definition lies on its disk than is in force.
+    fn is_outdated(&self, host: usize) -> bool {
+        let h = &self.hosts[host];
+        let in_force = h.node.as_ref().map(Node::definition);
+        in_force.is_some_and(|id| id != self.definition(h.file).definition) && !h.other_definition
     }
 
     /// What an agent has kept for the next one, if it could.
