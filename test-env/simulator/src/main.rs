@@ -63,6 +63,17 @@ enum Rule {
     Silence,
     Lists,
     FreshLists,
+    ShrinkingLease,
+    ConfirmedRenewals,
+    Deafness,
+    DeafUnawaited,
+    LongListening,
+    AnsweredNewcomers,
+    Votes,
+    OtherDefinitions,
+    Handed,
+    Changing,
+    RestartHandover,
 }
 
 impl Rule {
@@ -83,6 +94,17 @@ impl Rule {
             Rule::Silence => Mutation::ResetsAll,
             Rule::Lists => Mutation::NoLists,
             Rule::FreshLists => Mutation::StaleLists,
+            Rule::ShrinkingLease => Mutation::LeaseNeverShrinks,
+            Rule::ConfirmedRenewals => Mutation::RenewalsUnconfirmed,
+            Rule::Deafness => Mutation::DeafGoesOn,
+            Rule::DeafUnawaited => Mutation::DeafAwaited,
+            Rule::LongListening => Mutation::ShortListening,
+            Rule::AnsweredNewcomers => Mutation::HeardIsAnswered,
+            Rule::Votes => Mutation::VotesAnyway,
+            Rule::OtherDefinitions => Mutation::DefinitionsUnheeded,
+            Rule::Handed => Mutation::HandedForgotten,
+            Rule::Changing => Mutation::ChangingUnheeded,
+            Rule::RestartHandover => Mutation::RestartForgets,
         }
     }
 }
