@@ -19,6 +19,9 @@ use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
 use crate::time::Time;
 
+/// So many heartbeats a host that is heard again has to answer: one word may get lost.
+const TO_ANSWER: u32 = 2;
+
 /// What is known about our own heartbeats.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
@@ -100,14 +103,18 @@ impl Node {
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
         for peer in self.peers.values().filter(|p| self.counts(p, now)) {
-            let proven = peer.basis.filter(|_| peer.knows_us)? + self.timing.lease;
-            if proven <= now {
-                // Whatever it may do it can have done by now. Its claims tell.
-                return None;
-            }
-            until = until.min(proven);
+            // Who has not answered yet lets the lease be: it listens long enough.
+            let proven = peer.basis.filter(|_| peer.knows_us).map(|basis| self.proven_by(peer, basis));
+            until = until.min(proven.or(self.lease.granted)?);
         }
         Some(until)
+    }
+
+    /// Until when a peer that has answered does not take over. If that was over when it was heard again, its first words
+    /// may be late ones: it has a moment to answer.
+    fn proven_by(&self, peer: &Peer, basis: Time) -> Time {
+        let end = basis + self.timing.lease;
+        if end > peer.back { end } else { peer.back + self.timing.heartbeat * TO_ANSWER }
     }
 
     /// Whether a peer may take over from us without our hearing of it in time.

@@ -18,6 +18,8 @@ pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
+    /// Since when it has been heard without a silence that means something.
+    pub back: Time,
     /// Its last word has an entry for us. One that has none comes from an agent that has not heard us yet: a newcomer, or
     /// one that goes on.
     pub knows_us: bool,
@@ -40,6 +42,7 @@ impl Peer {
         Peer {
             report,
             heard: now,
+            back: now,
             knows_us: false,
             alive,
             lost: false,
@@ -88,13 +91,14 @@ impl Node {
         let alive = report.state != HostState::Left && !deaf;
         let lost = report.deaf && old.is_some_and(|o| o.lost);
         let knows_us = of_us.is_some();
+        let back = old.filter(|o| now.since(o.heard) < self.timing.silence()).map_or(now, |o| o.back);
         let was_alive = old.filter(|o| o.alive && deaf).map(|o| Arc::clone(&o.report));
         if let Some(before) = was_alive {
             self.bereave(now, &before);
         }
         self.take_in(
             now,
-            Peer { report, heard: now, knows_us, alive, lost, answered, basis, constant_since },
+            Peer { report, heard: now, back, knows_us, alive, lost, answered, basis, constant_since },
         );
     }
 
