@@ -64,6 +64,12 @@ impl Pair {
         *self = Pair { after: After::Nothing, until };
     }
 
+    fn ends_after(&mut self, after: After, until: At) {
+        if self.after == after {
+            self.ends(until);
+        }
+    }
+
     fn stops(&mut self, apart: bool, now: At) {
         match self.after {
             After::Nothing if apart => self.after = After::NoNews,
@@ -97,10 +103,11 @@ impl Knowledge {
     }
 
     /// What is excused of both, and of each.
-    fn all(&mut self, a: usize, b: usize) -> impl Iterator<Item = &mut Pair> {
+    fn each(&mut self, a: usize, b: usize, does: impl Fn(&mut Pair)) {
         let (ab, ba) = (self.of(a, b), self.of(b, a));
-        let views = self.views.iter_mut().enumerate().filter(move |(i, _)| *i == ab || *i == ba);
-        views.map(|(_, view)| view).chain([&mut self.pairs[ab.min(ba)]])
+        does(&mut self.pairs[ab.min(ba)]);
+        does(&mut self.views[ab]);
+        does(&mut self.views[ba]);
     }
 
     /// From when the newest news of `of` is that has reached `host`.
@@ -139,7 +146,7 @@ impl Knowledge {
         self.known[row..row + self.hosts].iter_mut().for_each(|news| news.0 = 0);
         for other in 0..self.hosts {
             // Nor does its kernel go on with what it has found.
-            self.all(host, other).filter(|p| p.after == After::NoNews).for_each(|p| p.ends(now + takes));
+            self.each(host, other, |p| p.ends_after(After::NoNews, now + takes));
         }
     }
 
@@ -147,7 +154,7 @@ impl Knowledge {
     pub fn runs(&mut self, host: usize, now: At, takes: At) {
         self.runs[host].get_or_insert(now);
         for other in 0..self.hosts {
-            self.all(host, other).filter(|p| p.after == After::Stopped).for_each(|p| p.ends(now + takes));
+            self.each(host, other, |p| p.ends_after(After::Stopped, now + takes));
         }
     }
 
@@ -155,7 +162,7 @@ impl Knowledge {
     pub fn stops(&mut self, host: usize, now: At) {
         for other in 0..self.hosts {
             let apart = self.are_apart(host, other, now);
-            self.all(host, other).for_each(|p| p.stops(apart, now));
+            self.each(host, other, |p| p.stops(apart, now));
         }
         self.runs[host] = None;
     }
@@ -163,8 +170,11 @@ impl Knowledge {
     /// A kernel is late with what its agent wants done: it takes so long from now.
     pub fn delayed(&mut self, host: usize, now: At, takes: At) {
         for other in 0..self.hosts {
-            let tails = self.all(host, other).filter(|p| now <= p.until);
-            tails.for_each(|p| p.until = p.until.max(now + takes));
+            self.each(host, other, |p| {
+                if now <= p.until {
+                    p.until = p.until.max(now + takes);
+                }
+            });
         }
     }
 
