@@ -102,7 +102,7 @@ impl Config {
         match self.kind {
             Kind::Wild => 0,
             Kind::Lone(_) | Kind::Operator => {
-                (self.timing.lease * 5 + self.timing.heartbeat * 3).as_millis() as u64
+                100 + (self.timing.lease * 3 / 2 + self.timing.heartbeat * 4).as_millis() as u64
             }
         }
     }

@@ -36,8 +36,11 @@ struct Pair {
 
 /// Two hosts are *apart* while the agents of both run, one has had no news of the other for [`Apart::deaf`], and
 /// the other none of it for [`Apart::mute`]. Hosts of two versions are apart if one has had no news for that long,
-/// for only the older one gives way. It is over when the first news has come to either; what follows
-/// from that takes the time that its reader's kernel needs.
+/// for only the older one gives way. A word that is as old as that when it comes is no news.
+///
+/// It is over when the first news has come to either; what follows from that takes the time that its reader's kernel
+/// needs. Until then two owners are excused; and until either has news itself, it cannot know what lives on the
+/// other.
 #[derive(Debug)]
 pub struct Knowledge {
     hosts: usize,
@@ -49,8 +52,35 @@ pub struct Knowledge {
     runs: Vec<Option<At>>,
     /// Which version of the protocol each host's agent speaks.
     versions: Vec<u8>,
+    /// Of two hosts, the smaller one first.
     pairs: Vec<Pair>,
+    /// Of who knows, and of whom.
+    views: Vec<Pair>,
     apart: Apart,
+}
+
+impl Pair {
+    fn ends(&mut self, until: At) {
+        *self = Pair { after: After::Nothing, until };
+    }
+
+    fn ends_after(&mut self, after: After, until: At) {
+        if self.after == after {
+            self.ends(until);
+        }
+    }
+
+    fn stops(&mut self, apart: bool, now: At) {
+        match self.after {
+            After::Nothing if apart => self.after = After::NoNews,
+            After::Nothing if now <= self.until => self.after = After::Stopped,
+            _ => {}
+        }
+    }
+
+    fn is_excused(&self, then: At) -> bool {
+        self.after != After::Nothing || then <= self.until
+    }
 }
 
 impl Knowledge {
@@ -63,6 +93,7 @@ impl Knowledge {
             runs: vec![None; hosts],
             versions: vec![0; hosts],
             pairs: vec![Pair::default(); hosts * hosts],
+            views: vec![Pair::default(); hosts * hosts],
             apart,
         }
     }
@@ -71,8 +102,12 @@ impl Knowledge {
         a * self.hosts + b
     }
 
-    fn pair(&mut self, a: usize, b: usize) -> &mut Pair {
-        &mut self.pairs[a.min(b) * self.hosts + a.max(b)]
+    /// What is excused of both, and of each.
+    fn each(&mut self, a: usize, b: usize, does: impl Fn(&mut Pair)) {
+        let (ab, ba) = (self.of(a, b), self.of(b, a));
+        does(&mut self.pairs[ab.min(ba)]);
+        does(&mut self.views[ab]);
+        does(&mut self.views[ba]);
     }
 
     /// From when the newest news of `of` is that has reached `host`.
@@ -87,12 +122,19 @@ impl Knowledge {
         if to == of || news <= known {
             return;
         }
-        let apart = self.are_apart(to, of, now);
-        let pair = self.pair(to, of);
-        if apart || pair.after == After::NoNews {
-            *pair = Pair { after: After::Nothing, until: now + takes };
-        }
         self.known[i] = (news.0, news.1.max(known.1));
+        if now.saturating_sub(news.1) >= self.apart.mute {
+            return;
+        }
+        let (back, apart) = (self.of(of, to), self.are_apart(to, of, now));
+        for over in [&mut self.pairs[i.min(back)], &mut self.views[i]] {
+            if apart || over.after == After::NoNews {
+                over.ends(now + takes);
+            }
+        }
+        if apart {
+            self.views[back].after = After::NoNews;
+        }
         self.heard[i] = now;
     }
 
@@ -103,11 +145,8 @@ impl Knowledge {
         let row = host * self.hosts;
         self.known[row..row + self.hosts].iter_mut().for_each(|news| news.0 = 0);
         for other in 0..self.hosts {
-            let pair = self.pair(host, other);
-            if pair.after == After::NoNews {
-                // Nor does its kernel go on with what it has found.
-                *pair = Pair { after: After::Nothing, until: now + takes };
-            }
+            // Nor does its kernel go on with what it has found.
+            self.each(host, other, |p| p.ends_after(After::NoNews, now + takes));
         }
     }
 
@@ -115,10 +154,7 @@ impl Knowledge {
     pub fn runs(&mut self, host: usize, now: At, takes: At) {
         self.runs[host].get_or_insert(now);
         for other in 0..self.hosts {
-            let pair = self.pair(host, other);
-            if pair.after == After::Stopped {
-                *pair = Pair { after: After::Nothing, until: now + takes };
-            }
+            self.each(host, other, |p| p.ends_after(After::Stopped, now + takes));
         }
     }
 
@@ -126,12 +162,7 @@ impl Knowledge {
     pub fn stops(&mut self, host: usize, now: At) {
         for other in 0..self.hosts {
             let apart = self.are_apart(host, other, now);
-            let pair = self.pair(host, other);
-            match pair.after {
-                After::Nothing if apart => pair.after = After::NoNews,
-                After::Nothing if now <= pair.until => pair.after = After::Stopped,
-                _ => {}
-            }
+            self.each(host, other, |p| p.stops(apart, now));
         }
         self.runs[host] = None;
     }
@@ -139,10 +170,11 @@ impl Knowledge {
     /// A kernel is late with what its agent wants done: it takes so long from now.
     pub fn delayed(&mut self, host: usize, now: At, takes: At) {
         for other in 0..self.hosts {
-            let pair = self.pair(host, other);
-            if now <= pair.until {
-                pair.until = pair.until.max(now + takes);
-            }
+            self.each(host, other, |p| {
+                if now <= p.until {
+                    p.until = p.until.max(now + takes);
+                }
+            });
         }
     }
 
@@ -158,7 +190,13 @@ impl Knowledge {
     /// Whether what two hosts do then is put down to their having been apart. `then` is now or earlier, and since
     /// the last time that they were apart.
     pub fn is_excused(&self, a: usize, b: usize, then: At) -> bool {
-        let pair = self.pairs[a.min(b) * self.hosts + a.max(b)];
-        pair.after != After::Nothing || then <= pair.until || self.are_apart(a, b, then)
+        let (ab, ba) = (self.of(a, b), self.of(b, a));
+        self.pairs[ab.min(ba)].is_excused(then) || self.are_apart(a, b, then)
+    }
+
+    /// Whether a host could not know then what lives on another, since they are apart, or were and it has had no
+    /// news since.
+    pub fn could_not_know(&self, host: usize, of: usize, then: At) -> bool {
+        self.views[self.of(host, of)].is_excused(then) || self.are_apart(host, of, then)
     }
 }

@@ -55,12 +55,32 @@ impl Mask {
 
     /// The slices in the set.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..256).filter(|&bit| self.contains(bit))
+        self.0.into_iter().enumerate().flat_map(|(i, mut word)| {
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                Some(i as u32 * 64 + bit)
+            })
+        })
     }
 
     fn combine(&self, other: &Mask, f: impl Fn(u64, u64) -> u64) -> Mask {
         let mut mask = *self;
         mask.0.iter_mut().zip(other.0).for_each(|(a, b)| *a = f(*a, b));
         mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_slices_of_a_set_are_named_in_order() {
+        let slices = [0, 1, 63, 64, 100, 191, 192, 255];
+        let mut mask = Mask::default();
+        slices.iter().for_each(|&slice| mask.insert(slice));
+        assert_eq!(mask.iter().collect::<Vec<_>>(), slices);
+        assert_eq!(Mask::default().iter().next(), None);
     }
 }

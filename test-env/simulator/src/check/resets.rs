@@ -21,11 +21,11 @@ pub(super) fn look(world: &World) -> Result<(), Violation> {
         for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
             let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
             let knew_nothing =
-                || other.kernel.is_behind() && world.knowledge.is_excused(i, o, other.kernel.decided);
+                || other.kernel.is_behind() && world.knowledge.could_not_know(o, i, other.kernel.decided);
             if both.is_empty()
                 || knew_nothing()
                 || !other.kernel.is_open(other.clock.read(world.now))
-                || world.knowledge.is_excused(i, o, world.now)
+                || world.knowledge.could_not_know(o, i, world.now)
             {
                 continue;
             }

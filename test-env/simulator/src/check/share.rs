@@ -161,8 +161,13 @@ impl Share {
         }
         let touches = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
         self.lone = self.lone.minus(&served).or(&touches.and(&served)).or(&self.first);
+        let mut could_be_served = None;
         for slice in 0..self.unserved.len() {
             if served.contains(slice as u32) {
+                self.unserved[slice] = None;
+                continue;
+            }
+            if !*could_be_served.get_or_insert_with(|| world.could_be_served_without(self.of_lone())) {
                 self.unserved[slice] = None;
                 continue;
             }
@@ -170,7 +175,7 @@ impl Share {
             let (since, is_lones) = *self.unserved[slice].get_or_insert((world.now, is_lones));
             let (since, bound) =
                 if is_lones { (since.max(self.stirred), self.bound) } else { (since, self.gap) };
-            if world.now.saturating_sub(since) > bound && world.could_be_served_without(self.of_lone()) {
+            if world.now.saturating_sub(since) > bound {
                 let ms = (world.now - since) / crate::clock::MS;
                 let whose = if is_lones { "the faulty host's" } else { "another's" };
                 self.breaks(world.now, format!("slice {slice}, {whose}, is unserved for {ms} ms"));

@@ -22,7 +22,7 @@ use self::lists::Seen;
 pub use self::lists::{Ask, List};
 use crate::check::{Checks, Excused, Moved, Violation};
 use crate::clock::{At, MS};
-use crate::config::Config;
+use crate::config::{Config, Kind};
 use crate::dice::Dice;
 use crate::fault::{Fault, Life, Planned};
 use crate::kernel::Work;
@@ -216,6 +216,7 @@ impl World {
     /// Puts the starts, the plan and the checkers' looks into the queue.
     fn arrange(&mut self) {
         let apart = match self.dice.roll(3) {
+            _ if self.config.kind != Kind::Wild => 100,
             0 => 1,
             1 => 100,
             _ => self.config.timing.lease.as_millis() as u64 * 2,
