@@ -288,14 +288,14 @@ impl Fault {
 
     /// Whether an operator does this to a healthy cluster, and nobody is to lose anything by it.
     pub fn is_order(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Fault::Leave { .. }
-            | Fault::Order { .. }
-            | Fault::Restart { .. }
-            | Fault::Stage { .. }
-            | Fault::Start { life: Life::Later, .. } => true,
-            _ => false,
-        }
+                | Fault::Order { .. }
+                | Fault::Restart { .. }
+                | Fault::Stage { .. }
+                | Fault::Start { life: Life::Later, .. }
+        )
     }
 
     /// For how long it lasts, if it ends by itself.
