@@ -272,9 +272,7 @@ impl Driver {
                 }
                 Action::Remember(memory) => {
                     let began = clock::now();
-                    if let Err(error) = self.keeper.keep(memory) {
-                        tracing::warn!("{error}");
-                    }
+                    self.keeper.keep(memory);
                     self.look_at_run_dir(clock::now().since(began));
                 }
                 Action::Changed(_) => self.change_definition().await,

@@ -105,7 +105,7 @@ pub async fn run(
     let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
     let cluster = setup::cluster(&terms.definition, &terms.secrets);
-    let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
+    let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition, warnings.clone());
     let kept = keeper.found();
     let wanted = wanted(&terms.definition, &terms.host, &terms.secrets);
     let hosts: Vec<IpAddr> = terms.definition.hosts.iter().map(|h| h.gossip.ip()).collect();

@@ -277,9 +277,7 @@ impl Driver {
             self.terms.host = host.clone();
         }
         self.terms.definition = definition;
-        if let Err(error) = self.keeper.change_definition(self.node.definition()) {
-            tracing::warn!("{error}");
-        }
+        self.keeper.change_definition(self.node.definition());
     }
 
     /// Stops speaking to hosts that have left the definition and the cluster.
