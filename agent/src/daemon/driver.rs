@@ -26,6 +26,8 @@ use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
+use crate::kernel::ears::Ears;
+use crate::kernel::netfilter::Said;
 use crate::kernel::{self, Footing, Kernel};
 use crate::log::Losses;
 use crate::record::Recorder;
@@ -57,8 +59,12 @@ pub struct Inputs {
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
     pub beacon_words: mpsc::Receiver<Word>,
+    /// Told of frames of others, of whatever kind, if no such words come.
+    pub frames: mpsc::Receiver<()>,
     /// Whether clients reach this host, and by which device.
     pub footing: watch::Receiver<Footing>,
+    /// What the kernel did.
+    pub said: mpsc::UnboundedReceiver<Said>,
     /// Operators.
     pub questions: mpsc::Receiver<Question>,
     /// The operator's wish to end.
@@ -94,8 +100,7 @@ pub struct Driver {
     pub(super) footing: Footing,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
-    committed: mpsc::UnboundedSender<(u64, bool)>,
-    commits: mpsc::UnboundedReceiver<(u64, bool)>,
+    ears: Ears,
     pub(super) lease_until: Option<Time>,
     born: Time,
     systemd: Systemd,
@@ -117,11 +122,11 @@ impl Driver {
         terms: Terms,
         kernel: Arc<Kernel>,
         voices: Voices,
+        ears: Ears,
         keeper: Keeper,
         recorder: Recorder,
         footing: Footing,
     ) -> Self {
-        let (committed, commits) = mpsc::unbounded_channel();
         Driver {
             node,
             terms,
@@ -136,8 +141,7 @@ impl Driver {
             beacon_due: Time::default(),
             sending_failed: None,
             wire_heard: BTreeMap::new(),
-            committed,
-            commits,
+            ears,
             lease_until: None,
             born: clock::now(),
             systemd: Systemd::open(clock::now()),
@@ -191,10 +195,16 @@ impl Driver {
                 },
                 Some(word) = inputs.beacon_words.recv() => {
                     self.wire_heard.insert(word.host().to_owned(), clock::now());
+                    self.heard_frame().await;
                     self.feed(word.into_input()).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
-                Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
+                Some(()) = inputs.frames.recv() => self.heard_frame().await,
+                said = inputs.said.recv() => match said {
+                    Some(Said::Committed { change, ok }) => self.feed(Input::Committed { change, ok }).await,
+                    Some(Said::Renewed { until }) => self.feed(Input::Renewed { until }).await,
+                    None => return Err(Failure::failed("the netfilter thread has ended unexpectedly")),
+                },
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Ok(()) = inputs.footing.changed() => {
                     self.footing = inputs.footing.borrow_and_update().clone();
@@ -241,6 +251,13 @@ impl Driver {
         self.keep_house();
         if std::mem::take(&mut self.renewed) && self.may_restart() {
             self.restart().await;
+        }
+    }
+
+    /// The core is told of frames once a heartbeat, however many come.
+    async fn heard_frame(&mut self) {
+        if self.ears.is_news(clock::now()) {
+            self.feed(Input::Frame).await;
         }
     }
 
@@ -365,12 +382,7 @@ impl Driver {
         self.lease_until = change.lease_until;
         let services = kernel::services(&self.terms, &change.slices, &|host| self.node.mac_of(host));
         let elsewhere = self.lists.elsewhere(&change.slices);
-        let answer = self.kernel.netfilter.change(services, elsewhere, change.lease_until);
-        let committed = self.committed.clone();
-        tokio::spawn(async move {
-            let ok = answer.await.unwrap_or(false);
-            let _ = committed.send((change.id, ok));
-        });
+        self.kernel.netfilter.change(change.id, services, elsewhere, change.lease_until);
     }
 
     async fn answer(&mut self, question: Question) {
