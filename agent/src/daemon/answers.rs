@@ -36,6 +36,7 @@ impl Driver {
             lease_ms,
             problems,
             warnings,
+            notes: self.cost_of_leaving().into_iter().map(Into::into).collect(),
             hosts: core.hosts.iter().map(|h| self.host_row(h, speaks.get(&h.name), now)).collect(),
             services: core.services.iter().map(service).collect(),
             conntrack: conntrack::table(),

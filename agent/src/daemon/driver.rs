@@ -46,6 +46,9 @@ const SENDING_WARNING: &str = "beacon sending";
 /// For so long after the last failure to send there the status tells of it: large reports may fail and small ones not.
 const FAILURE_STANDS: Duration = Duration::from_secs(10);
 
+/// How often words of names that are in no definition are told of at most.
+const NAMELESS: Duration = Duration::from_secs(60);
+
 /// For so long the end of an agent may wait for its recording.
 const LAST_ENTRIES: Duration = Duration::from_secs(1);
 
@@ -108,6 +111,8 @@ pub struct Driver {
     housekeeping: Time,
     losses: Losses,
     losses_told: Time,
+    /// Not before then words of names that are in no definition are told of again.
+    nameless_due: Time,
     /// The last thing told was that the kernel refuses.
     refused: bool,
     /// The lease was renewed just now.
@@ -148,6 +153,7 @@ impl Driver {
             housekeeping: clock::now(),
             losses: Losses::default(),
             losses_told: Time::default(),
+            nameless_due: Time::default(),
             refused: false,
             renewed: false,
             stop: false,
@@ -229,6 +235,9 @@ impl Driver {
                         None => told_to_leave = Some(clock::now()),
                     }
                     self.systemd.stopping(clock::now());
+                    if let Some(cost) = self.cost_of_leaving() {
+                        tracing::warn!("{}; to take the leave back, `onemac resume`; {}", cost.what, cost.advice);
+                    }
                     self.feed(Input::Leave).await;
                 }
                 ended = &mut gossip_ended => {
@@ -263,6 +272,9 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let now = clock::now();
+        if !self.admits(now, &input) {
+            return;
+        }
         if let Err(why) = self.recorder.told(now, &input) {
             self.terms.warnings.raise(
                 "recording",
@@ -271,6 +283,27 @@ impl Driver {
             );
         }
         self.node.handle(now, input);
+    }
+
+    /// Whether what a host says is for the core: that of hosts of the definition, the staged one, or the one before,
+    /// until they have gone. Whoever else knows the secret runs by a definition that has nothing to do with ours.
+    fn admits(&mut self, now: Time, input: &Input) -> bool {
+        let host = match input {
+            Input::Heard(report) => &report.host,
+            Input::OtherVersion { host, .. } => host,
+            _ => return true,
+        };
+        if self.terms.definition.hosts.iter().any(|h| h.name == *host) || self.desk.knows(host) {
+            return true;
+        }
+        if now >= self.nameless_due {
+            self.nameless_due = now + NAMELESS;
+            tracing::warn!(
+                "{host} speaks, with our secret, and is not in the definition: not listened to; compare the \
+                 definitions of all hosts, then `onemac reload`, or stop the agent there"
+            );
+        }
+        false
     }
 
     async fn carry_out(&mut self) {

@@ -3,6 +3,7 @@
 mod answers;
 mod driver;
 mod incarnation;
+mod leaving;
 mod life;
 mod lists;
 mod lock;

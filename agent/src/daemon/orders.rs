@@ -63,6 +63,12 @@ impl Desk {
             checked: mpsc::unbounded_channel(),
         }
     }
+
+    /// Whether a host is in the definition that waits, or has not gone yet that was in the one before.
+    pub fn knows(&self, host: &str) -> bool {
+        let staged = self.staged.iter().flat_map(|definition| &definition.hosts);
+        staged.map(|h| &h.name).chain(self.leaving.values()).any(|name| name == host)
+    }
 }
 
 impl Driver {
