@@ -103,7 +103,7 @@ pub struct Driver {
     pub(super) footing: Footing,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
-    ears: Ears,
+    pub(super) ears: Ears,
     pub(super) lease_until: Option<Time>,
     born: Time,
     systemd: Systemd,

@@ -131,6 +131,7 @@ mod tests {
             gone: Default::default(),
             orphaned: Default::default(),
             orphaned_until: Default::default(),
+            known: Default::default(),
         })
     }
 

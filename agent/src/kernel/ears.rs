@@ -36,6 +36,11 @@ pub struct Ears {
 }
 
 impl Ears {
+    /// When a frame of others was last heard of, if ever.
+    pub fn heard(&self) -> Option<Time> {
+        Some(Time(self.last.load(Ordering::Relaxed))).filter(|at| *at > Time::default())
+    }
+
     /// A frame of another host has come in; whether that is news, as it is once a heartbeat.
     pub fn is_news(&mut self, now: Time) -> bool {
         self.last.store(now.0, Ordering::Relaxed);

@@ -33,7 +33,7 @@ pub struct Outcome {
 
 /// Within this time after the last fault every slice must have its owner; see `docs/protocol.md`.
 pub fn healing_bound(config: &Config) -> At {
-    nanos(config.timing.expiry() * 3 + config.timing.heartbeat * 6)
+    nanos(config.timing.expiry() * 4 + config.timing.heartbeat * 6)
 }
 
 /// So long after that, clients whose connections have died with a host that its heir saw dying must be told,

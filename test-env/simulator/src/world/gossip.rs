@@ -65,6 +65,7 @@ impl World {
         if self.hosts[host].node.is_none() {
             return;
         }
+        self.feed(host, Input::Frame);
         match datagram.content {
             Content::Report(said) => self.hear(host, &said.report),
             Content::Ask(ask) => self.asked(host, datagram.from, ask),

@@ -256,7 +256,12 @@ impl World {
             Work::Clear => {
                 (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
-            Work::Renew(until) => h.kernel.lease_until = until,
+            Work::Renew(until) => {
+                h.kernel.lease_until = until;
+                if h.agent == agent && h.node.is_some() && h.paused_until <= self.now {
+                    self.feed(host, Input::Renewed { until });
+                }
+            }
             Work::Apply(change, elsewhere, decided) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.

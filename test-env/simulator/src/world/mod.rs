@@ -258,6 +258,15 @@ impl World {
             Event::Kernel { host, turn } => return self.kernel_works(host, turn),
             Event::Look => {
                 self.at(self.now + LOOK, Event::Look);
+                let turn = (self.now / LOOK) as usize % 5;
+                for host in (0..self.config.hosts).filter(|h| h % 5 == turn) {
+                    if self.hosts[host].awake(self.now)
+                        && !self.hosts[host].mute
+                        && !self.hosts[host].unplugged
+                    {
+                        self.feed(host, Input::Frame);
+                    }
+                }
                 self.connections_come_and_go();
                 return Moved::Time;
             }
