@@ -9,10 +9,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use onemac_test_env::dns::Prober;
 use onemac_test_env::frames::{Injector, mac};
-use onemac_test_env::{Host, Lab, Plan, Surroundings, addr, generation};
+use onemac_test_env::{Host, Lab, Plan, Surroundings, addr, generation, owned_slices};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_millis(100);
 /// Of a lab's hosts, by default, in seconds.
 const HEARTBEAT: f64 = 0.1;
 /// IEEE 802's second ethertype for local experiments: nobody's here.
@@ -70,6 +72,10 @@ fn deafen(lab: &Lab, host: &Host) -> Result<()> {
     lab.switch().netns().run("nft", &[&rules]).map(drop)
 }
 
+fn hear_again(lab: &Lab) -> Result<()> {
+    lab.switch().netns().run("nft", &["delete table netdev deaf"]).map(drop)
+}
+
 fn strange_frame(from: &str, vlan: Option<u8>) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
     frame.extend(mac(from).octets());
@@ -117,7 +123,7 @@ fn frames_of_others_are_told_once_a_heartbeat_and_its_own_never() -> Result<()> 
     ensure_once_a_heartbeat(&agent.told(FRAMES)?)?;
 
     // A neighbour that lives, and has nothing to say but that.
-    lab.switch().netns().run("nft", &["delete table netdev deaf"])?;
+    hear_again(&lab)?;
     lab.host(2).start_agent()?;
     lab.wait_settled()?;
     ensure_once_a_heartbeat(&agent.wait_for(&lab, FRAMES, 20)?)?;
@@ -127,6 +133,37 @@ fn frames_of_others_are_told_once_a_heartbeat_and_its_own_never() -> Result<()> 
     agent.wait_for(&lab, HEARTBEATS, 20)?;
     ensure!(agent.told(FRAMES)?.len() == before, "it hears nothing again, and was told of frames");
     Ok(())
+}
+
+fn owned_by(lab: &Lab, hosts: &[usize]) -> Result<u64> {
+    hosts.iter().map(|host| owned_slices(&lab.host(*host).status()?)).sum()
+}
+
+/// The wire to its clients is broken one way, and gossip runs elsewhere: without the frames it would be a black hole.
+#[test]
+fn a_host_that_hears_nothing_on_the_service_wire_gives_its_share_up_and_says_so() -> Result<()> {
+    let lab = Lab::start(&Plan::hosts(3).gossip_apart())?;
+    let watch = Prober::new(lab.clients(), 100, 100).watch(EVERY)?;
+    let host = lab.host(1);
+    deafen(&lab, host)?;
+    lab.wait_until("the others have its share", PATIENCE, || {
+        let (others, own) = (owned_by(&lab, &[2, 3])?, owned_slices(&host.status()?)?);
+        ensure!(others == 1024 && own == 0, "the others own {others} slices, and it {own}");
+        Ok(true)
+    })?;
+    let lives = [lab.host(2).incarnation()?, lab.host(3).incarnation()?];
+    let text = host.onemac(&["status"])?.stdout;
+    let words = [
+        "! hears nothing: no frame of another host has come in by eth0 for",
+        "-> look at the cable, the switch port and the VLAN",
+    ];
+    ensure!(words.iter().all(|words| text.contains(words)), "{text}");
+    Prober::new(lab.clients(), 100, 100).udp()?.ensure_once("while one is deaf")?;
+    hear_again(&lab)?;
+    lab.wait_settled()?;
+    ensure!(lives == [lab.host(2).incarnation()?, lab.host(3).incarnation()?], "it cost another its life");
+    sleep(EVERY * 5);
+    watch.stop()?.ensure_never_twice("with one that was deaf")
 }
 
 /// One thread of an agent stands still, as in a call that the kernel does not answer, until this is dropped.
@@ -188,4 +225,22 @@ fn only_what_the_kernel_has_taken_is_told_as_renewed() -> Result<()> {
     host.netns().run("nft", &["delete table netdev strict"])?;
     agent.wait_for(&lab, RENEWED, 10)?;
     lab.wait_settled().map(drop)
+}
+
+#[test]
+fn a_kernel_that_takes_no_renewals_costs_its_host_its_own_share_alone() -> Result<()> {
+    let lab = Lab::start(&Plan::hosts(3))?;
+    let watch = Prober::new(lab.clients(), 100, 100).watch(EVERY)?;
+    let host = lab.host(1);
+    let stopped = Stopped::thread(host.agent_pid().context("no agent")?, "netfilter")?;
+    lab.wait_until("the others have its share", PATIENCE, || {
+        let others = owned_by(&lab, &[2, 3])?;
+        ensure!(others == 1024, "the others own {others} slices");
+        Ok(true)
+    })?;
+    Prober::new(lab.clients(), 100, 100).udp()?.ensure_once("while one takes no renewals")?;
+    drop(stopped);
+    lab.wait_settled()?;
+    sleep(EVERY * 5);
+    watch.stop()?.ensure_never_twice("with one whose kernel stood still")
 }
