@@ -98,7 +98,7 @@ impl Node {
             let same = if r.definition == self.cluster.definition {
                 r.view == Some(view.id)
             } else {
-                r.state == HostState::Joining
+                r.state == HostState::Joining || self.broken(Broken::DefinitionsUnheeded)
             };
             same && p.answered >= Some(entry)
         })
@@ -130,7 +130,7 @@ impl Node {
         let outside = |(name, peer): (&String, &super::Peer)| {
             peer.alive && peer.report.state != HostState::Joining && !view.members.contains_key(name)
         };
-        !self.peers.iter().any(outside)
+        !self.peers.iter().any(outside) || self.broken(Broken::VotesAnyway)
     }
 
     /// Whether every living host has answered our report `seq` or a later one.

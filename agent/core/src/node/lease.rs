@@ -70,7 +70,9 @@ impl Node {
         };
         let Some(until) = until else { return };
         let granted = self.lease.granted;
-        let earlier = self.partition == Partition::Serve && granted.is_some_and(|old| until < old);
+        let earlier = self.partition == Partition::Serve
+            && granted.is_some_and(|old| until < old)
+            && !self.broken(Broken::LeaseNeverShrinks);
         if earlier || granted.is_none_or(|old| until >= old + self.timing.heartbeat / 2) {
             self.lease.granted = Some(until);
             self.lease.confirmed = self.lease.confirmed.or(Some(until));
@@ -87,7 +89,11 @@ impl Node {
 
     /// When the kernel's lease ends, as far as is known: a renewal that the kernel has not taken is none.
     pub(super) fn lease_end(&self) -> Option<Time> {
-        self.lease.granted.min(self.lease.confirmed).filter(|_| self.serves())
+        let confirmed = match self.broken(Broken::RenewalsUnconfirmed) {
+            true => self.lease.granted,
+            false => self.lease.confirmed,
+        };
+        self.lease.granted.min(confirmed).filter(|_| self.serves())
     }
 
     /// The end of the lease by the answers of every living peer.

@@ -72,7 +72,8 @@ impl Node {
             .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
             .map_or(now, |o| o.constant_since);
         // Who is deaf has begun a life, holds nothing, and will begin to listen anew.
-        let alive = report.state != HostState::Left && !report.deaf;
+        let deaf = report.deaf && !self.broken(Broken::DeafAwaited);
+        let alive = report.state != HostState::Left && !deaf;
         let lost = report.deaf && old.is_some_and(|o| o.lost);
         let was_alive = old.filter(|o| o.alive && report.deaf).map(|o| Arc::clone(&o.report));
         if let Some(before) = was_alive {
@@ -100,7 +101,8 @@ impl Node {
 
     /// Ends a life that hears nothing while it holds others alive: their silence proves nothing.
     pub(super) fn end_deaf_life(&mut self, now: Time) -> bool {
-        let deaf = self.serves()
+        let deaf = !self.broken(Broken::DeafGoesOn)
+            && self.serves()
             && self.peers.values().any(|p| p.alive)
             && now >= self.ears + self.timing.deafness();
         if deaf {
@@ -330,13 +332,14 @@ impl Node {
 
     /// Whether a host that is alive has answered this life.
     fn has_answered(&self, host: &str) -> bool {
-        self.peers.get(host).is_some_and(|p| p.alive && p.answered.is_some())
+        let heard = self.broken(Broken::HeardIsAnswered);
+        self.peers.get(host).is_some_and(|p| p.alive && (p.answered.is_some() || heard))
     }
 
     /// For how long a host listens before it serves without somebody who has not answered it: whoever hears it within an
     /// expiry, and is not answered, has no lease any more an expiry later.
     pub(super) fn listening(&self) -> Duration {
-        self.expiry() * 2
+        if self.broken(Broken::ShortListening) { self.expiry() } else { self.expiry() * 2 }
     }
 
     /// Whether a configured host has been heard within the expiry.
