@@ -104,7 +104,7 @@ impl Node {
         let deaf = !self.broken(Broken::DeafGoesOn)
             && self.serves()
             && self.peers.values().any(|p| p.alive)
-            && now >= self.ears + self.timing.deafness();
+            && now >= self.ears + self.timing.silence();
         if deaf {
             self.note(Event::Deaf);
             match self.phase {

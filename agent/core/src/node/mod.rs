@@ -339,11 +339,13 @@ impl Node {
             Phase::Starting | Phase::Serving => None,
         };
         let lapse = self.lease_end().filter(|&t| t > self.last_step);
-        let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
+        let not_alone = self.peers.values().any(|p| p.alive);
+        let expiry = Some(self.next_expiry).filter(|_| not_alone);
+        let deaf = Some(self.ears + self.timing.silence()).filter(|_| not_alone && self.serves());
         let relays = self.relay_until.filter(|&t| t > self.last_step);
         let lists = self.orphans.deadline().filter(|&t| t > self.last_step);
         let moves = [self.retry_at, self.patient_until, relays, lists, self.connections.deadline()];
-        let all = [phase, lapse, expiry].into_iter().chain(moves);
+        let all = [phase, lapse, expiry, deaf].into_iter().chain(moves);
         all.flatten().fold(self.next_heartbeat, Time::min)
     }
 

@@ -384,6 +384,9 @@ impl World {
             let again = self.now.max(h.paused_until) + nanos(self.config.timing.heartbeat) / 4;
             return self.at(again, Event::Restart { host, agent });
         }
+        if let Some(memory) = h.node.as_ref().and_then(Node::checkpoint) {
+            self.keep(host, Some(memory));
+        }
         self.agent_dies(host);
         let at = self.now + self.dice.between(5, 30) * MS;
         self.at(at, Event::Start { host, life: Life::Same });
