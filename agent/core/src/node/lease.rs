@@ -100,7 +100,12 @@ impl Node {
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
         for peer in self.peers.values().filter(|p| self.counts(p, now)) {
-            until = until.min(peer.basis? + self.timing.lease);
+            let proven = peer.basis.filter(|_| peer.knows_us)? + self.timing.lease;
+            if proven <= now {
+                // Whatever it may do it can have done by now. Its claims tell.
+                return None;
+            }
+            until = until.min(proven);
         }
         Some(until)
     }
@@ -111,7 +116,8 @@ impl Node {
             true => self.timing.heartbeat,
             false => self.timing.silence(),
         };
-        peer.alive && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
+        let may_take_over = peer.alive && (!peer.report.deaf || self.broken(Broken::DeafAwaited));
+        may_take_over && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
     }
 
     /// The end of the lease by the answers of the hosts that suffice to serve without the others. A host

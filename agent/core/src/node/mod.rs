@@ -59,7 +59,7 @@ use crate::holding::Holdings;
 use crate::report::{Claims, Stamp};
 use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
-use crate::view::{Cluster, View};
+use crate::view::{Cluster, DefinitionId, View};
 
 /// How many times a host makes way for a stranger of its own name before it stands still and says so. Whose
 /// clock went back may hear of several lives of its own, one after the other; a stranger never gives way.
@@ -150,6 +150,8 @@ pub struct Node {
     orphans: Orphans,
     drained: BTreeSet<String>,
     staged: Option<Box<Staged>>,
+    /// By which definition we ran before this one, and until when.
+    left_definition: Option<(DefinitionId, Time)>,
     remembered: Option<Box<Memory>>,
 
     lease: lease::Lease,
@@ -249,6 +251,7 @@ impl Node {
             orphans: Orphans::default(),
             drained: BTreeSet::new(),
             staged: None,
+            left_definition: None,
             remembered: None,
             lease: lease::Lease::default(),
             last_step: now,

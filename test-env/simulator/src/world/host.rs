@@ -58,6 +58,8 @@ pub struct Host {
     pub framed: bool,
     /// Nothing can be kept for the next agent before this.
     pub no_memory_until: At,
+    /// What was kept last is not what was to be kept.
+    pub(super) forgetful: bool,
     /// The definition on its disk.
     pub file: u8,
     /// The version of the protocol that its program speaks.
@@ -108,6 +110,7 @@ impl Host {
             plugs: 0,
             framed: false,
             no_memory_until: 0,
+            forgetful: false,
             file: 0,
             version: 1,
             other_definition: false,
@@ -191,7 +194,7 @@ impl World {
         h.emptied = node.state() != HostState::Joining;
         let goes_on = h.emptied;
         // An agent that goes on remembers for whom its last one mourned.
-        if !goes_on {
+        if !goes_on || h.forgetful {
             h.orphaned = Mask::default();
         }
         h.gone.clear();
@@ -402,7 +405,8 @@ impl World {
     /// What an agent has kept for the next one, if it could.
     pub(super) fn keep(&mut self, host: usize, memory: Option<Box<Memory>>) {
         let h = &mut self.hosts[host];
-        if self.now >= h.no_memory_until {
+        h.forgetful = self.now < h.no_memory_until;
+        if !h.forgetful {
             h.memory = memory;
         }
     }
