@@ -79,10 +79,7 @@ impl Node {
         self.ears = now;
         let same_life = old.filter(|o| o.report.stamp.incarnation == report.stamp.incarnation);
         let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
-        // What it has answered before it was deaf is no reason to end our lease.
-        let basis = answered
-            .and_then(|seq| self.lease.time_of(seq))
-            .max(same_life.filter(|o| !o.report.deaf).and_then(|o| o.basis));
+        let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(same_life.and_then(|o| o.basis));
         let constant_since = same_life
             .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
             .map_or(now, |o| o.constant_since);
