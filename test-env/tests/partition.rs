@@ -78,10 +78,13 @@ fn both_sides_serve_where_each_has_its_own_clients() -> Result<()> {
     let watch = prober(&lab).watch(EVERY)?;
     lab.switch().part(&["h1", "lan"], &["h2", "h3", "router"], "")?;
     let all = u64::from(lab.definition().slices);
-    wait_owned(&lab, "each side owns everything", &[2, 3], all)?;
-    ensure_served(&lab, "on the router's side", &["h2", "h3"])?;
+    // Who hears nothing of anybody serves nobody: on h1's side too there are clients that ask.
     let neighbours = onemac_test_env::neighbour_v4(20).into_iter().map(Into::into);
     let near = Prober::at(lab.neighbour(), neighbours.collect());
+    let asking = near.watch(EVERY)?;
+    wait_owned(&lab, "each side owns everything", &[2, 3], all)?;
+    asking.stop()?.ensure_never_twice("on h1's side")?;
+    ensure_served(&lab, "on the router's side", &["h2", "h3"])?;
     near.udp()?.ensure_once("on h1's side")?;
     let back = Instant::now();
     lab.switch().join()?;

@@ -191,6 +191,20 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
+    fn a_lease_lasts_for_certain_until_its_last_whole_quantum_less_a_tick() {
+        for longest in [250, 800, 3_000].map(Duration::from_millis) {
+            for end in (0..100).map(|n| (1 << 50) + n * 7_777_777) {
+                let lease = Lease { timeout: longest, deadline_unix_ns: end };
+                let early = lease.early(longest);
+                assert!(early < longest / 16 + TICK + Duration::from_millis(2), "{early:?} of {longest:?}");
+                let last = Quantum::of(longest).all(lease).end;
+                let certain = Duration::from_nanos(end) - early + TICK;
+                assert!(certain < Duration::from_nanos(Quantum::of(longest).start(last)));
+            }
+        }
+    }
+
+    #[test]
     fn a_quantum_is_a_sixteenth_or_less() {
         for (longest, bits) in [(20, 20), (250, 23), (800, 25), (3_000, 27), (60_000, 31)] {
             let quantum = Quantum::of(Duration::from_millis(longest));
