@@ -113,7 +113,10 @@ fn write_all(file: impl Write, entries: &Receiver<Entry>) -> io::Result<()> {
     let mut file = BufWriter::new(file);
     for entry in entries {
         // Ticks, of which there are several a second, also flush.
-        let flush = !matches!(entry, Entry::Told(_, Input::Heard(_) | Input::Sent { .. }));
+        let flush = !matches!(
+            entry,
+            Entry::Told(_, Input::Heard(_) | Input::Sent { .. } | Input::Frame | Input::Renewed { .. })
+        );
         write(&mut file, &entry, flush)?;
     }
     file.flush()

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use onemac_test_env::dns::Prober;
 use onemac_test_env::{Host, Lab, Plan, addr, owned_slices};
 use serde_json::Value;
 
@@ -241,5 +242,30 @@ fn a_program_is_started_anew_in_the_same_life_or_not_at_all() -> Result<()> {
     std::thread::sleep(Duration::from_secs(2));
     let later = host.status()?;
     ensure!(later["problems"] == before["problems"], "{later}");
+    Ok(())
+}
+
+/// The program that takes another's place knows what the others have answered: the lease goes on.
+#[test]
+fn a_restart_under_majority_keeps_its_life() -> Result<()> {
+    let mut plan = Plan::hosts(3);
+    plan.definition.more = "partition: majority\n".to_owned();
+    let lab = Lab::start(&plan)?;
+    // Half of the queries of a moment are another host's; one that has lost its lease answers none of its own.
+    let watch = Prober::new(lab.clients(), 100, 100).watch(Duration::from_millis(100))?;
+    for host in lab.hosts() {
+        // Who counts has answered for an expiry.
+        std::thread::sleep(Duration::from_secs(2));
+        let before = host.status()?;
+        says(host, 0, &["restart"], &[&host.name(), "same life"])?;
+        lab.wait_settled()?;
+        let after = host.status()?;
+        ensure!(before["run"] != after["run"], "it was not started anew: {after}");
+        ensure!(before["incarnation"] == after["incarnation"], "{}", host.agent_log(30));
+        ensure!(owned_slices(&before)? == owned_slices(&after)?, "{before} {after}");
+    }
+    let log = watch.stop()?;
+    log.ensure_never_twice("through the restarts")?;
+    ensure!(log.lost() == 0, "{} of {} queries were lost", log.lost(), log.queries());
     Ok(())
 }

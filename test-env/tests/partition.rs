@@ -78,10 +78,13 @@ fn both_sides_serve_where_each_has_its_own_clients() -> Result<()> {
     let watch = prober(&lab).watch(EVERY)?;
     lab.switch().part(&["h1", "lan"], &["h2", "h3", "router"], "")?;
     let all = u64::from(lab.definition().slices);
-    wait_owned(&lab, "each side owns everything", &[2, 3], all)?;
-    ensure_served(&lab, "on the router's side", &["h2", "h3"])?;
+    // Who hears nothing of anybody serves nobody: on h1's side too there are clients that ask.
     let neighbours = onemac_test_env::neighbour_v4(20).into_iter().map(Into::into);
     let near = Prober::at(lab.neighbour(), neighbours.collect());
+    let asking = near.watch(EVERY)?;
+    wait_owned(&lab, "each side owns everything", &[2, 3], all)?;
+    asking.stop()?.ensure_never_twice("on h1's side")?;
+    ensure_served(&lab, "on the router's side", &["h2", "h3"])?;
     near.udp()?.ensure_once("on h1's side")?;
     let back = Instant::now();
     lab.switch().join()?;
@@ -117,5 +120,67 @@ fn a_cut_gossip_network_is_no_cut_cluster() -> Result<()> {
     ensure!(log.lost() * 100 <= log.queries(), "{} of {} queries were lost", log.lost(), log.queries());
     let after = ensure_served(&lab, "without gossip", &["h1", "h2", "h3"])?;
     assert_eq!(before.shares(), after.shares());
+    Ok(())
+}
+
+/// An operator hears before a leave what it costs those who stay, and the log has it.
+#[test]
+fn a_leave_after_which_nobody_serves_says_so_before() -> Result<()> {
+    let mut plan = Plan::hosts(2);
+    plan.definition.more = "partition: majority\n".to_owned();
+    let lab = Lab::start(&plan)?;
+    let (first, second) = (lab.host(1), lab.host(2));
+    let says = "if h1 leaves, nobody serves";
+    let status = first.status()?;
+    ensure!(status["notes"][0]["what"].as_str().is_some_and(|what| what.starts_with(says)), "{status}");
+    ensure!(status["warnings"].as_array().is_some_and(Vec::is_empty), "a note is no warning: {status}");
+    let text = first.onemac(&["status"])?.stdout;
+    ensure!(text.contains(&format!("note: {says}")) && text.contains("-> add a host"), "{text}");
+    let other = second.status()?;
+    ensure!(other["notes"].as_array().is_some_and(Vec::is_empty), "h1 alone may serve: {other}");
+
+    first.stop_agent()?;
+    let log = first.agent_log(1000);
+    let (warned, left) = (log.find(says), log.find("leaving: handing the slices over"));
+    ensure!(warned.is_some() && warned < left, "{log}");
+    lab.wait_until("h2 to fall silent", PATIENCE, || Ok(owned_slices(&second.status()?)? == 0))?;
+    Ok(())
+}
+
+/// Who knows the secret and runs by another definition, in which it is, has no part in this cluster.
+#[test]
+fn a_host_that_is_in_nobodys_definition_is_not_listened_to() -> Result<()> {
+    let lab = Lab::build(&Plan::hosts(3).lease("3s"))?;
+    let mut without = lab.definition().clone();
+    without.hosts.pop();
+    let ours = [lab.host(1), lab.host(2)];
+    for host in ours {
+        host.write_definition(&without)?;
+        host.start_agent()?;
+    }
+    let serve = || -> Result<bool> {
+        for host in ours {
+            let status = host.status()?;
+            ensure!(status["view"]["agreed"] == true && owned_slices(&status)? == 512, "{status}");
+        }
+        Ok(true)
+    };
+    lab.wait_until("two hosts to serve", PATIENCE, serve)?;
+    let lives = [ours[0].incarnation()?, ours[1].incarnation()?];
+    lab.host(3).start_agent()?;
+    let told = "h3 speaks, with our secret, and is not in the definition";
+    for host in ours {
+        lab.wait_until(told, PATIENCE, || Ok(host.agent_log(1000).contains(told)))?;
+    }
+    // Longer than a lease.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        serve()?;
+        sleep(EVERY);
+    }
+    ensure!(lives == [ours[0].incarnation()?, ours[1].incarnation()?], "one began anew");
+    for host in ours {
+        ensure!(host.agent_log(1000).matches(told).count() == 1, "{}", host.agent_log(30));
+    }
     Ok(())
 }

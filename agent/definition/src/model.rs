@@ -48,7 +48,7 @@ impl Definition {
 pub struct Timing {
     /// From one sign of life to the next, 10 ms to 10 s.
     pub heartbeat: Duration,
-    /// For how long a kernel accepts without hearing from its agent: twice the heartbeat to 60 s.
+    /// For how long a kernel accepts without hearing from its agent: five heartbeats to 60 s.
     pub lease: Duration,
     /// For how long a slice may keep its connections on the former owner, 0 s to 24 h.
     pub drain_timeout: Duration,

@@ -75,7 +75,7 @@ pub(crate) static TIMING: Section = Section {
     place: "under `timing`",
     keys: &[
         optional("heartbeat", "a duration from 10ms to 10s"),
-        optional("lease", "a duration of at least twice the heartbeat, at most 60s"),
+        optional("lease", "a duration of at least five heartbeats, at most 60s"),
         optional("drain_timeout", "a duration from 0s to 24h"),
     ],
     other_names: &[

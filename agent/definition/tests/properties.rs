@@ -150,7 +150,7 @@ fn mac(link: Link) -> impl Strategy<Value = MacAddr> {
 fn timing() -> impl Strategy<Value = Timing> {
     (10..=10_000_u64)
         .prop_flat_map(|heartbeat| {
-            (Just(Duration::from_millis(heartbeat)), millis(heartbeat * 2..=60_000), millis(0..=86_400_000))
+            (Just(Duration::from_millis(heartbeat)), millis(heartbeat * 5..=60_000), millis(0..=86_400_000))
         })
         .prop_map(|(heartbeat, lease, drain_timeout)| Timing { heartbeat, lease, drain_timeout })
 }

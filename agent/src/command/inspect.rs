@@ -85,6 +85,9 @@ fn status_text(s: &Status) -> String {
     for warning in &s.warnings {
         text += &format!("\n! {}\n  -> {}\n", warning.what, warning.advice);
     }
+    for note in &s.notes {
+        text += &format!("\nnote: {}\n  -> {}\n", note.what, note.advice);
+    }
     text
 }
 

@@ -30,6 +30,9 @@ pub struct Status {
     /// The same, and what is wrong with this machine.
     #[serde(default)]
     pub warnings: Vec<Warning>,
+    /// What is as it should be, and good to know before something is done.
+    #[serde(default)]
+    pub notes: Vec<Warning>,
     /// The connections of the whole host; none where the kernel has no conntrack.
     #[serde(default)]
     pub conntrack: Option<Conntrack>,

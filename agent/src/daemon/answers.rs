@@ -36,6 +36,7 @@ impl Driver {
             lease_ms,
             problems,
             warnings,
+            notes: self.cost_of_leaving().into_iter().map(Into::into).collect(),
             hosts: core.hosts.iter().map(|h| self.host_row(h, speaks.get(&h.name), now)).collect(),
             services: core.services.iter().map(service).collect(),
             conntrack: conntrack::table(),
@@ -98,11 +99,22 @@ impl Driver {
         Ok(Owner { client, service, slice, owner, claimed_by })
     }
 
+    fn deaf(&self) -> String {
+        let since = self.ears.heard().map_or("since this agent started".into(), |at| {
+            format!("for {} s", clock::now().since(at).as_secs())
+        });
+        format!(
+            "hears nothing: no frame of another host has come in by {} {since}, so this host serves nobody",
+            self.footing.name
+        )
+    }
+
     fn problems(&self, core: &CoreStatus, lease_ms: u64) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut add = |what: String, advice: &str| problems.push(Problem { what, advice: advice.into() });
         if let Some(hold) = &core.hold {
             let (what, advice) = story::explain(hold);
+            let what = if *hold == Hold::Deaf { self.deaf() } else { what };
             add(what, &advice);
         }
         let others = || core.hosts.iter().filter(|h| h.name != self.terms.host.name);

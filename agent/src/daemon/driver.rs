@@ -26,6 +26,8 @@ use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
+use crate::kernel::ears::Ears;
+use crate::kernel::netfilter::Said;
 use crate::kernel::{self, Footing, Kernel};
 use crate::log::Losses;
 use crate::record::Recorder;
@@ -44,6 +46,9 @@ const SENDING_WARNING: &str = "beacon sending";
 /// For so long after the last failure to send there the status tells of it: large reports may fail and small ones not.
 const FAILURE_STANDS: Duration = Duration::from_secs(10);
 
+/// How often words of names that are in no definition are told of at most.
+const NAMELESS: Duration = Duration::from_secs(60);
+
 /// For so long the end of an agent may wait for its recording.
 const LAST_ENTRIES: Duration = Duration::from_secs(1);
 
@@ -57,8 +62,12 @@ pub struct Inputs {
     pub spread_reports: mpsc::UnboundedReceiver<Report>,
     /// Reports that came over the service wire.
     pub beacon_words: mpsc::Receiver<Word>,
+    /// Told of frames of others, of whatever kind, if no such words come.
+    pub frames: mpsc::Receiver<()>,
     /// Whether clients reach this host, and by which device.
     pub footing: watch::Receiver<Footing>,
+    /// What the kernel did.
+    pub said: mpsc::UnboundedReceiver<Said>,
     /// Operators.
     pub questions: mpsc::Receiver<Question>,
     /// The operator's wish to end.
@@ -94,8 +103,7 @@ pub struct Driver {
     pub(super) footing: Footing,
     /// When each host's frames were last seen on the service wire.
     pub(super) wire_heard: BTreeMap<String, Time>,
-    committed: mpsc::UnboundedSender<(u64, bool)>,
-    commits: mpsc::UnboundedReceiver<(u64, bool)>,
+    pub(super) ears: Ears,
     pub(super) lease_until: Option<Time>,
     born: Time,
     systemd: Systemd,
@@ -103,6 +111,8 @@ pub struct Driver {
     housekeeping: Time,
     losses: Losses,
     losses_told: Time,
+    /// Not before then words of names that are in no definition are told of again.
+    nameless_due: Time,
     /// The last thing told was that the kernel refuses.
     refused: bool,
     /// The lease was renewed just now.
@@ -117,11 +127,11 @@ impl Driver {
         terms: Terms,
         kernel: Arc<Kernel>,
         voices: Voices,
+        ears: Ears,
         keeper: Keeper,
         recorder: Recorder,
         footing: Footing,
     ) -> Self {
-        let (committed, commits) = mpsc::unbounded_channel();
         Driver {
             node,
             terms,
@@ -136,14 +146,14 @@ impl Driver {
             beacon_due: Time::default(),
             sending_failed: None,
             wire_heard: BTreeMap::new(),
-            committed,
-            commits,
+            ears,
             lease_until: None,
             born: clock::now(),
             systemd: Systemd::open(clock::now()),
             housekeeping: clock::now(),
             losses: Losses::default(),
             losses_told: Time::default(),
+            nameless_due: Time::default(),
             refused: false,
             renewed: false,
             stop: false,
@@ -191,10 +201,16 @@ impl Driver {
                 },
                 Some(word) = inputs.beacon_words.recv() => {
                     self.wire_heard.insert(word.host().to_owned(), clock::now());
+                    self.heard_frame().await;
                     self.feed(word.into_input()).await;
                 }
                 Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
-                Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
+                Some(()) = inputs.frames.recv() => self.heard_frame().await,
+                said = inputs.said.recv() => match said {
+                    Some(Said::Committed { change, ok }) => self.feed(Input::Committed { change, ok }).await,
+                    Some(Said::Renewed { until }) => self.feed(Input::Renewed { until }).await,
+                    None => return Err(Failure::failed("the netfilter thread has ended unexpectedly")),
+                },
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Ok(()) = inputs.footing.changed() => {
                     self.footing = inputs.footing.borrow_and_update().clone();
@@ -219,6 +235,9 @@ impl Driver {
                         None => told_to_leave = Some(clock::now()),
                     }
                     self.systemd.stopping(clock::now());
+                    if let Some(cost) = self.cost_of_leaving() {
+                        tracing::warn!("{}; to take the leave back, `onemac resume`; {}", cost.what, cost.advice);
+                    }
                     self.feed(Input::Leave).await;
                 }
                 ended = &mut gossip_ended => {
@@ -244,8 +263,18 @@ impl Driver {
         }
     }
 
+    /// The core is told of frames once a heartbeat, however many come.
+    async fn heard_frame(&mut self) {
+        if self.ears.is_news(clock::now()) {
+            self.feed(Input::Frame).await;
+        }
+    }
+
     fn handle(&mut self, input: Input) {
         let now = clock::now();
+        if !self.admits(now, &input) {
+            return;
+        }
         if let Err(why) = self.recorder.told(now, &input) {
             self.terms.warnings.raise(
                 "recording",
@@ -254,6 +283,27 @@ impl Driver {
             );
         }
         self.node.handle(now, input);
+    }
+
+    /// Whether what a host says is for the core: that of hosts of the definition, the staged one, or the one before,
+    /// until they have gone. Whoever else knows the secret runs by a definition that has nothing to do with ours.
+    fn admits(&mut self, now: Time, input: &Input) -> bool {
+        let host = match input {
+            Input::Heard(report) => &report.host,
+            Input::OtherVersion { host, .. } => host,
+            _ => return true,
+        };
+        if self.terms.definition.hosts.iter().any(|h| h.name == *host) || self.desk.knows(host) {
+            return true;
+        }
+        if now >= self.nameless_due {
+            self.nameless_due = now + NAMELESS;
+            tracing::warn!(
+                "{host} speaks, with our secret, and is not in the definition: not listened to; compare the \
+                 definitions of all hosts, then `onemac reload`, or stop the agent there"
+            );
+        }
+        false
     }
 
     async fn carry_out(&mut self) {
@@ -272,9 +322,7 @@ impl Driver {
                 }
                 Action::Remember(memory) => {
                     let began = clock::now();
-                    if let Err(error) = self.keeper.keep(memory) {
-                        tracing::warn!("{error}");
-                    }
+                    self.keeper.keep(memory);
                     self.look_at_run_dir(clock::now().since(began));
                 }
                 Action::Changed(_) => self.change_definition().await,
@@ -367,12 +415,7 @@ impl Driver {
         self.lease_until = change.lease_until;
         let services = kernel::services(&self.terms, &change.slices, &|host| self.node.mac_of(host));
         let elsewhere = self.lists.elsewhere(&change.slices);
-        let answer = self.kernel.netfilter.change(services, elsewhere, change.lease_until);
-        let committed = self.committed.clone();
-        tokio::spawn(async move {
-            let ok = answer.await.unwrap_or(false);
-            let _ = committed.send((change.id, ok));
-        });
+        self.kernel.netfilter.change(change.id, services, elsewhere, change.lease_until);
     }
 
     async fn answer(&mut self, question: Question) {

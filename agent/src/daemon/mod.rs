@@ -3,6 +3,7 @@
 mod answers;
 mod driver;
 mod incarnation;
+mod leaving;
 mod life;
 mod lists;
 mod lock;
@@ -36,6 +37,8 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
+use crate::kernel::ears;
+use crate::kernel::netfilter::Said;
 use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
 use crate::log::Log;
 use crate::record::{Entry, Recorder, Start};
@@ -105,16 +108,16 @@ pub async fn run(
     let doors = Doors { wire, incoming, questions, signals: Signals::open()?, recorder };
 
     let cluster = setup::cluster(&terms.definition, &terms.secrets);
-    let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition);
+    let keeper = Keeper::new(run_dir, &terms.host.name, cluster.definition, warnings.clone());
     let kept = keeper.found();
     let wanted = wanted(&terms.definition, &terms.host, &terms.secrets);
     let hosts: Vec<IpAddr> = terms.definition.hosts.iter().map(|h| h.gossip.ip()).collect();
     let kernel = Kernel::bring_up(wanted, run_dir, kept.is_some(), &hosts, warnings).await;
     let result = match kernel {
-        Ok((kernel, found)) => {
+        Ok((kernel, found, said)) => {
             let kernel = Arc::new(kernel);
             let memory = kept.and_then(|life| life.memory);
-            let served = serve(terms, Arc::clone(&kernel), found, memory, keeper, doors).await;
+            let served = serve(terms, Arc::clone(&kernel), found, said, memory, keeper, doors).await;
             let failures = kernel.tear_down().await;
             failures.iter().for_each(|failure| tracing::error!("{failure}"));
             served.and(failures.into_iter().next().map_or(Ok(()), Err))
@@ -136,6 +139,7 @@ async fn serve(
     terms: Terms,
     kernel: Arc<Kernel>,
     found: Found,
+    said: mpsc::UnboundedReceiver<Said>,
     memory: Option<Box<Memory>>,
     keeper: Keeper,
     mut doors: Doors,
@@ -184,9 +188,20 @@ async fn serve(
     let Doors { wire, incoming, questions, signals, recorder } = doors;
     let known = footing.clone();
     let footing = kernel.guard(footing);
-    let inputs = Inputs { incoming, gossip_in, spread_reports, beacon_words, footing, questions, signals };
+    let (ears, frames) = ears::open(footing.clone(), interval, &terms.warnings)?;
+    let inputs = Inputs {
+        incoming,
+        gossip_in,
+        spread_reports,
+        beacon_words,
+        frames,
+        footing,
+        said,
+        questions,
+        signals,
+    };
     let mut driver =
-        Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, keeper, recorder, known);
+        Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, ears, keeper, recorder, known);
     if !up {
         driver.feed(Input::Link { up }).await;
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onemac_core::node::{Input, Staged};
+use onemac_core::node::{Input, Memory, Staged};
 use onemac_core::time::Time;
 use onemac_definition::Definition;
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +62,12 @@ impl Desk {
             restart: None,
             checked: mpsc::unbounded_channel(),
         }
+    }
+
+    /// Whether a host is in the definition that waits, or has not gone yet that was in the one before.
+    pub fn knows(&self, host: &str) -> bool {
+        let staged = self.staged.iter().flat_map(|definition| &definition.hosts);
+        staged.map(|h| &h.name).chain(self.leaving.values()).any(|name| name == host)
     }
 }
 
@@ -277,9 +283,7 @@ impl Driver {
             self.terms.host = host.clone();
         }
         self.terms.definition = definition;
-        if let Err(error) = self.keeper.change_definition(self.node.definition()) {
-            tracing::warn!("{error}");
-        }
+        self.keeper.change_definition(self.node.definition());
     }
 
     /// Stops speaking to hosts that have left the definition and the cluster.
@@ -340,11 +344,18 @@ impl Driver {
         if let Some(why) = stalled {
             return drop(answer.send(Err(Failure::failed(format_args!("{why}; this agent goes on")))));
         }
+        let checkpoint = self.node.checkpoint();
+        if checkpoint.is_some() && !self.keeper.keep(checkpoint.clone()) {
+            let why = "what the program anew has to know cannot be written to the run directory; this agent goes on";
+            return drop(answer.send(Err(Failure::failed(why))));
+        }
         let _ = answer.send(Ok("starting anew".into()));
         // The answer has to leave before its socket is gone.
         tokio::time::sleep(Duration::from_millis(5)).await;
         let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
         tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
+        // Whoever starts later must not believe what was known now.
+        self.keeper.keep(checkpoint.map(|memory| Box::new(Memory { known: Default::default(), ..*memory })));
     }
 }
 

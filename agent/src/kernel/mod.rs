@@ -7,6 +7,7 @@
 
 pub mod conflict;
 pub mod conntrack;
+pub mod ears;
 mod gate;
 mod ground;
 pub mod inside;
@@ -21,13 +22,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use onemac_rules::Wanted;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::gate::Gate;
 pub use self::ground::Footing;
 use self::ground::Ground;
 use self::link::Links;
-use self::netfilter::Netfilter;
+use self::netfilter::{Netfilter, Said};
 pub use self::standings::Found;
 pub(crate) use self::standings::services;
 use crate::failure::{Failure, Result};
@@ -54,15 +55,15 @@ impl Kernel {
     /// Makes everything that `wanted` needs. With `take_over`, what the kernel does with slices stays as an
     /// earlier run left it, and as long as its lease lasts; else nothing is accepted yet.
     ///
-    /// `hosts` are the addresses at which the hosts of the cluster are. On an error whatever was made is removed
-    /// again.
+    /// `hosts` are the addresses at which the hosts of the cluster are. The queue has what the kernel did of what it is
+    /// asked for later. On an error whatever was made is removed again.
     pub async fn bring_up(
         wanted: Wanted,
         run_dir: &Path,
         take_over: bool,
         hosts: &[IpAddr],
         warnings: Warnings,
-    ) -> Result<(Self, Found)> {
+    ) -> Result<(Self, Found, mpsc::UnboundedReceiver<Said>)> {
         let links = Links::open()?;
         let named = wanted.device.clone();
         let service = links.service_device(&named).await;
@@ -89,7 +90,7 @@ impl Kernel {
         let gate = Gate::default();
         gate.stand_on(shared.index);
         let part = netfilter::Shared::new(gate.clone(), warnings.clone());
-        let (netfilter, found) = match Netfilter::install(wanted.clone(), take_over, part).await {
+        let (netfilter, found, said) = match Netfilter::install(wanted.clone(), take_over, part).await {
             Ok(installed) => installed,
             Err(error) => {
                 // What was installed and did not read back as wanted goes again, unless an earlier run's
@@ -117,7 +118,7 @@ impl Kernel {
                 if let Err(error) = followed {
                     tracing::warn!("{error}: later devices of containers stay closed");
                 }
-                Ok((kernel, found))
+                Ok((kernel, found, said))
             }
             Err(error) => {
                 for undone in kernel.tear_down().await {

@@ -17,7 +17,7 @@ use mnl::{Bus, Socket};
 use onemac_core::time::Time;
 use onemac_rules::netlink::{Error, Netfilter as Rules, Renewed};
 use onemac_rules::{ELSEWHERE_MAX, Lease, Service, Standing, Token, Wanted, ruleset};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc as answers, oneshot};
 
 use super::gate::Gate;
 use super::standings::{Found, holdings};
@@ -48,6 +48,23 @@ pub struct Seen {
     pub repairs: u64,
 }
 
+/// What the thread says of what it was asked for, in the order in which it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The kernel does what this change wants, or does not.
+    Committed {
+        /// Which one.
+        change: u64,
+        /// Whether it does.
+        ok: bool,
+    },
+    /// The kernel has the lease, which runs until then for certain.
+    Renewed {
+        /// By the clock of the protocol.
+        until: Time,
+    },
+}
+
 /// What the thread shares with others.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
@@ -69,12 +86,12 @@ impl Shared {
 }
 
 enum Request {
-    /// Do this with slices until then.
+    /// Do this with slices until then, and say [`Said::Committed`].
     Change {
+        change: u64,
         services: Vec<Service>,
         elsewhere: BTreeSet<(IpAddr, u16)>,
         lease_until: Option<Time>,
-        done: oneshot::Sender<bool>,
     },
     /// Other addresses and services; what is known of slices stays.
     Rebase { wanted: Box<Wanted>, done: oneshot::Sender<bool> },
@@ -94,9 +111,14 @@ enum Request {
 
 impl Netfilter {
     /// Installs the rules for `wanted` and starts the thread. With `take_over`, what an earlier run's rules do
-    /// with slices goes on, and is returned.
-    pub async fn install(wanted: Wanted, take_over: bool, shared: Shared) -> Result<(Self, Found)> {
+    /// with slices goes on, and is returned. What the thread says later is never lost and never waited for.
+    pub async fn install(
+        wanted: Wanted,
+        take_over: bool,
+        shared: Shared,
+    ) -> Result<(Self, Found, answers::UnboundedReceiver<Said>)> {
         let turned = Arc::clone(&shared.turned);
+        let (say, said) = answers::unbounded_channel();
         let news = Arc::clone(&shared.news);
         let (requests, inbox) = mpsc::channel();
         let (done, installed) = oneshot::channel();
@@ -106,27 +128,25 @@ impl Netfilter {
                 Err(error) => return drop(done.send(Err(error))),
             };
             if done.send(Ok(found)).is_ok() {
-                state.serve(&inbox);
+                state.serve(&inbox, &say);
             }
         });
         spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
         let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
         watch(requests.clone(), news);
-        Ok((Netfilter { requests, turned }, found))
+        Ok((Netfilter { requests, turned }, found, said))
     }
 
     /// Makes the kernel do exactly this with slices until `lease_until`; as heir of some of them it is silent to
-    /// these clients. The answer says whether it does.
+    /// these clients. [`Said::Committed`] tells whether it does.
     pub fn change(
         &self,
+        change: u64,
         services: Vec<Service>,
         elsewhere: BTreeSet<(IpAddr, u16)>,
         lease_until: Option<Time>,
-    ) -> oneshot::Receiver<bool> {
-        let (done, answer) = oneshot::channel();
-        // If the thread is gone, so is `done`, and the answer is an error, which counts as a refusal.
-        let _ = self.requests.send(Request::Change { services, elsewhere, lease_until, done });
-        answer
+    ) {
+        let _ = self.requests.send(Request::Change { change, services, elsewhere, lease_until });
     }
 
     /// Replaces the rules by those for other addresses and services. What becomes of the slices of services
@@ -172,7 +192,7 @@ impl Netfilter {
         let _ = answer.await;
     }
 
-    /// Lets the kernel accept until `lease_until`.
+    /// Lets the kernel accept until `lease_until`. [`Said::Renewed`] tells if it does.
     pub fn renew(&self, lease_until: Time) {
         let _ = self.requests.send(Request::Renew { lease_until });
     }
@@ -232,6 +252,8 @@ struct State {
     /// heir must still find the rest.
     stays: Option<BTreeSet<(IpAddr, u16)>>,
     lease_until: Option<Time>,
+    /// Until when the lease certainly runs that the kernel was just found to have; not yet told.
+    stands: Option<Time>,
     /// Why the kernel has refused the rules: what it has is not what is wanted.
     refused: Option<String>,
     repairs: u64,
@@ -271,8 +293,19 @@ impl State {
         let lease_until = found.lease_until;
         let stays = Some(BTreeSet::new()).filter(|_| !wanted.elsewhere.is_empty());
         let (refused, repairs, commits, clock_offset) = (None, 0, 0, clock_offset());
-        let mut state =
-            State { rules, wanted, stays, lease_until, refused, repairs, commits, shared, clock_offset };
+        let stands = None;
+        let mut state = State {
+            rules,
+            wanted,
+            stays,
+            lease_until,
+            stands,
+            refused,
+            repairs,
+            commits,
+            shared,
+            clock_offset,
+        };
         // What is as it is wanted stays untouched.
         state.wanted.lease = left_lease.filter(|_| lease_until.is_some());
         if left_lease.is_some() && state.rules.verify(&ruleset(&state.wanted))?.is_empty() {
@@ -283,11 +316,12 @@ impl State {
         Ok((state, found))
     }
 
-    fn serve(&mut self, inbox: &mpsc::Receiver<Request>) {
+    fn serve(&mut self, inbox: &mpsc::Receiver<Request>, say: &answers::UnboundedSender<Said>) {
         while let Ok(request) = inbox.recv() {
             match request {
-                Request::Change { services, elsewhere, lease_until, done } => {
-                    let _ = done.send(self.change(services, elsewhere, lease_until));
+                Request::Change { change, services, elsewhere, lease_until } => {
+                    let ok = self.change(services, elsewhere, lease_until);
+                    let _ = say.send(Said::Committed { change, ok });
                 }
                 Request::Rebase { wanted, done } => drop(done.send(self.rebase(*wanted))),
                 Request::Inside(devices) => {
@@ -306,6 +340,9 @@ impl State {
                 }
                 Request::Open { done } => drop(done.send(self.open_gate())),
                 Request::Remove { done } => return drop(done.send(self.rules.remove())),
+            }
+            if let Some(until) = self.stands.take() {
+                let _ = say.send(Said::Renewed { until });
             }
         }
     }
@@ -346,9 +383,18 @@ impl State {
             self.stays = Some(std::mem::replace(&mut self.wanted.elsewhere, both));
         }
         match self.rules.change(&from, &self.wanted) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.lease_stands();
+                true
+            }
             Err(error) => self.repair(&error),
         }
+    }
+
+    /// The kernel has just been found to hold what is wanted, the lease among it.
+    fn lease_stands(&mut self) {
+        let Wanted { lease, longest_lease, .. } = self.wanted;
+        self.stands = lease.zip(self.lease_until).map(|(lease, until)| until - lease.early(longest_lease));
     }
 
     fn renew(&mut self, lease_until: Time) {
@@ -371,7 +417,7 @@ impl State {
             None => self.rules.renew(&self.wanted).map(|renewed| self.tell_how(renewed)),
         };
         match renewed {
-            Ok(()) => {}
+            Ok(()) => self.lease_stands(),
             // Nothing comes in either, and the rules are what they were.
             Err(error @ Error::DeviceDown { .. }) => {
                 self.shared.warnings.raise(RENEWAL, error.to_string(), "nothing is answered until then");
@@ -465,6 +511,7 @@ impl State {
             );
         } else {
             self.shared.warnings.clear("rules");
+            self.lease_stands();
         }
         self.refused = refused;
         if turns {

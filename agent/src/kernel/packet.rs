@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto, setsockopt};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 /// A socket that takes frames of one ethertype from one device.
 pub struct PacketSocket {
@@ -22,10 +22,18 @@ impl PacketSocket {
     /// Opens the socket on the device with this index. `ethertype` in host order, `ETH_P_ALL` for every one.
     /// Needs CAP_NET_RAW.
     pub fn open(index: u32, ethertype: u16) -> io::Result<Self> {
+        Self::open_for(index, ethertype, &[])
+    }
+
+    /// The same, for frames alone that this program of the classic packet filter takes; any if it is empty.
+    pub fn open_for(index: u32, ethertype: u16, program: &[SockFilter]) -> io::Result<Self> {
         // Without a protocol the socket takes nothing until it is bound. With one it would begin on all
         // devices, and to leave them for this one the kernel waits out a grace period, which takes long
         // on a busy machine.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        if !program.is_empty() {
+            socket.attach_filter(program)?;
+        }
         nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, ethertype.to_be()))?;
         Ok(PacketSocket { socket, index, went_down: AtomicBool::new(false) })
     }

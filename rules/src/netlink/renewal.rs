@@ -27,15 +27,13 @@ use crate::{
     model::KeyType,
     wanted::{
         Lease, Wanted,
-        lease::{Quantum, frame},
+        lease::{Quantum, TICK, frame},
     },
 };
 
 /// The ethertype of the frames, IEEE 802's first one for local experiments: no rule asks for it, but should one ever
 /// leave this host, nobody takes it for something else.
 const ETHERTYPE: u16 = 0x88b5;
-/// So much earlier than asked for an element may expire: a tick of the kernel's clock, at most 10 ms, and rounding.
-const TICK: Duration = Duration::from_millis(20);
 /// How often the set is read when a transaction of somebody else has come in between.
 const READ_ATTEMPTS: u32 = 10;
 

@@ -17,6 +17,8 @@ const QUANTA: u128 = 16;
 /// For so long the set has room for quanta that have expired: they count until the kernel has swept them out, which
 /// it does once a second if nothing keeps it.
 const SWEPT_WITHIN: Duration = Duration::from_secs(8);
+/// So much earlier than asked for an element may expire: a tick of the kernel's clock, at most 10 ms, and rounding.
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// Permission to accept, for a limited time. Both limits hold: the first to come ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,17 @@ pub struct Lease {
     /// The same end by the wall clock, nanoseconds since 1970: what was decided in time and told late must not count
     /// from then.
     pub deadline_unix_ns: u64,
+}
+
+impl Lease {
+    /// By how much earlier than asked for it may end, where a lease lasts `longest` at most: by the quantum that is not
+    /// whole, and by the kernel's own count of its last one. A renewal that was taken lasts until then for certain.
+    pub fn early(self, longest: Duration) -> Duration {
+        let quantum = Quantum::of(longest);
+        let whole = quantum.start(quantum.all(self).end);
+        // The timeout is in whole milliseconds.
+        Duration::from_nanos(self.deadline_unix_ns.saturating_sub(whole)) + TICK + Duration::from_millis(1)
+    }
 }
 
 /// A random number that only this host knows.
@@ -176,6 +189,20 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_lease_lasts_for_certain_until_its_last_whole_quantum_less_a_tick() {
+        for longest in [250, 800, 3_000].map(Duration::from_millis) {
+            for end in (0..100).map(|n| (1 << 50) + n * 7_777_777) {
+                let lease = Lease { timeout: longest, deadline_unix_ns: end };
+                let early = lease.early(longest);
+                assert!(early < longest / 16 + TICK + Duration::from_millis(2), "{early:?} of {longest:?}");
+                let last = Quantum::of(longest).all(lease).end;
+                let certain = Duration::from_nanos(end) - early + TICK;
+                assert!(certain < Duration::from_nanos(Quantum::of(longest).start(last)));
+            }
+        }
+    }
 
     #[test]
     fn a_quantum_is_a_sixteenth_or_less() {

@@ -13,6 +13,9 @@ use crate::slot::Slot;
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 const LEASE_MAX: Duration = Duration::from_secs(60);
+/// So many heartbeats a lease has at least: four lost words in a row, not one, must be needed to mistake a living host
+/// for a dead one.
+const LEASE_HEARTBEATS: u32 = 5;
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads `timing`; every value has a default.
@@ -30,10 +33,11 @@ pub(super) fn read(slot: Option<&Slot<'_>>, sink: &mut Sink) -> Option<Timing> {
         slot.duration(Duration::ZERO..=DRAIN_MAX, sink)
     });
     let (heartbeat_value, lease_value) = (heartbeat_value?, lease_value?);
-    let least = heartbeat_value * 2;
+    let least = heartbeat_value * LEASE_HEARTBEATS;
     if lease_value < least {
         let expected = format!(
-            "at least {}, twice the heartbeat: one lost heartbeat must not end a lease",
+            "at least {}, five heartbeats: four lost words in a row, not one, must be needed to mistake a living host \
+             for a dead one",
             print(least)
         );
         match (lease, heartbeat) {
