@@ -354,7 +354,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// A change of which one part can not be done is not done at all, and says which part.
+/// A change of which one part cannot be done is not done at all, and says which part.
 #[test]
 fn a_refused_change_changes_nothing() {
     in_namespace(|| {

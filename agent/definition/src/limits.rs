@@ -11,7 +11,7 @@ pub const MAX_DEPTH: usize = 32;
 pub const MAX_VIPS: usize = 64;
 /// Cluster members: the size up to which gossip and the ownership table have been tried.
 pub const MAX_HOSTS: usize = 64;
-/// Fewest slices: fewer can not be divided evenly.
+/// Fewest slices: fewer cannot be divided evenly.
 pub const MIN_SLICES: u32 = 16;
 /// Most slices: more buy no better balance and cost time at every change of owner.
 pub const MAX_SLICES: u32 = 4096;

@@ -109,7 +109,7 @@ impl Netfilter {
                 state.serve(&inbox);
             }
         });
-        spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
+        spawned.map_err(|e| Failure::failed(format_args!("cannot start the netfilter thread: {e}")))?;
         let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
         watch(requests.clone(), news);
         Ok((Netfilter { requests, turned }, found))
@@ -213,11 +213,11 @@ fn watch(requests: mpsc::Sender<Request>, news: Arc<AtomicBool>) {
     };
     let spawned = thread::Builder::new().name("netfilter-watch".into()).spawn(move || {
         if let Err(error) = watcher() {
-            tracing::warn!("can not watch for changes to the rules, looking at every renewal only: {error}");
+            tracing::warn!("cannot watch for changes to the rules, looking at every renewal only: {error}");
         }
     });
     if let Err(error) = spawned {
-        tracing::warn!("can not start the thread that watches the rules: {error}");
+        tracing::warn!("cannot start the thread that watches the rules: {error}");
     }
 }
 
