@@ -25,5 +25,6 @@ pub const MAX_SERVICES: usize = 64;
 pub const MAX_PORTS: usize = 64;
 /// Real servers of one service.
 pub const MAX_SERVERS: usize = 256;
-/// The link that the agent makes on each host; so no host can name it as its own interface.
-pub const OWN_LINK: &str = "onemac0";
+/// The device that the agent makes on each host to hold the shared addresses; so no host can name it as its own
+/// interface.
+pub const SHARED_DEVICE: &str = "onemac0";

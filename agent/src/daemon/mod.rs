@@ -227,7 +227,8 @@ pub fn wanted(definition: &Definition, host: &Host, secrets: &Secrets) -> Wanted
         device: host.interface.clone(),
         // Read from the device when it is looked up.
         device_mac: onemac_rules::MacAddr([0; 6]),
-        shared: Some(SHARED_DEVICE.into()),
+        shared: SHARED_DEVICE.into(),
+        second_mask: true,
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,

@@ -552,7 +552,8 @@ mod tests {
         let wanted = Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            shared: None,
+            shared: crate::kernel::SHARED_DEVICE.into(),
+            second_mask: false,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,
