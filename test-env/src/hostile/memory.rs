@@ -154,8 +154,8 @@ impl Swapping {
             "{} MiB written again and again, of {} MiB that the machine has; {} MiB swapped out, {} MiB in",
             self.written >> 20,
             meminfo("MemTotal")? >> 20,
-            (now.out - self.before.out) * PAGE >> 20,
-            (now.back - self.before.back) * PAGE >> 20
+            ((now.out - self.before.out) * PAGE) >> 20,
+            ((now.back - self.before.back) * PAGE) >> 20
         ))
     }
 }
