@@ -130,7 +130,7 @@ fn write(file: &mut impl Write, entry: &Entry, flush: bool) -> io::Result<()> {
     if flush { file.flush() } else { Ok(()) }
 }
 
-/// The entries of a recording, until its end or the first that can not be read.
+/// The entries of a recording, until its end or the first that cannot be read.
 pub fn read(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
     let mut file = BufReader::new(File::open(path)?);
     Ok(std::iter::from_fn(move || next(&mut file).transpose()))

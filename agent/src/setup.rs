@@ -18,12 +18,12 @@ pub const DEFAULT_SERVICE: &str = "default";
 /// Reads and validates the definition in `file`.
 pub fn load_definition(file: &Path) -> Result<Definition> {
     let text = fs::read_to_string(file).map_err(|e| {
-        Failure::usage(format_args!("can not read the cluster definition {}: {e}", file.display()))
+        Failure::usage(format_args!("cannot read the cluster definition {}: {e}", file.display()))
     })?;
     onemac_definition::parse(&file.display().to_string(), &text).map_err(Failure::usage)
 }
 
-/// Refuses, by name, what the definition asks for and this version can not do yet.
+/// Refuses, by name, what the definition asks for and this version cannot do yet.
 pub fn refuse_what_is_to_come(file: &Path, definition: &Definition) -> Result<()> {
     let missing = definition.not_yet();
     if missing.is_empty() {

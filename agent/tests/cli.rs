@@ -1,5 +1,5 @@
 //! The command line from outside: exit codes, messages, and what needs neither root nor an agent.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on ends")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

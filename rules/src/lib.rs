@@ -17,6 +17,5 @@ mod wanted;
 
 pub use model::{MacAddr, Protocol};
 pub use wanted::{
-    ELSEWHERE_MAX, INSIDE_MAX, Lease, RELAYED_FOR, SHARED_DEVICE, Service, Standing, TABLE, Token, Wanted,
-    ruleset,
+    ELSEWHERE_MAX, INSIDE_MAX, Lease, RELAYED_FOR, Service, Standing, TABLE, Token, Wanted, ruleset,
 };

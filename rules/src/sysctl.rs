@@ -14,8 +14,6 @@ pub struct Sysctl {
     pub accepted: &'static [u32],
     /// The same setting for all devices, where the kernel acts on the larger of the two.
     pub combined_with: Option<String>,
-    /// Whether it must be set before the device comes up to have its effect.
-    pub before_up: bool,
     /// Whether the kernel may lack it, which is no error.
     pub optional: bool,
     /// Why.
@@ -45,7 +43,6 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
             value: 1,
             accepted: &[1],
             combined_with: None,
-            before_up: false,
             // It appears with conntrack, which the rules bring.
             optional: true,
             reason: "an operator who waits for connections to end is told how old they are",
@@ -129,16 +126,13 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
         ));
     }
     if !has_v6 {
-        table.push(Sysctl {
-            before_up: true,
-            ..single(
-                shared_device,
-                "disable_ipv6",
-                1,
-                "without a shared IPv6 address the device has nothing to say in IPv6: no link-local \
-                 address, no multicast listener reports",
-            )
-        });
+        table.push(single(
+            shared_device,
+            "disable_ipv6",
+            1,
+            "without a shared IPv6 address the device has nothing to say in IPv6: no link-local address, no \
+             multicast listener reports",
+        ));
         return table;
     }
     let v6 = [
@@ -167,7 +161,7 @@ pub fn wanted(device: &str, shared_device: &str, has_v4: bool, has_v6: bool, tra
         ),
     ];
     for (name, value, reason) in v6 {
-        table.push(Sysctl { before_up: true, ..single(shared_device, name, value, reason) });
+        table.push(single(shared_device, name, value, reason));
     }
     table
 }
@@ -194,7 +188,6 @@ fn combined(
         value,
         accepted,
         combined_with: Some(path(family, "all", name)),
-        before_up: false,
         optional: false,
         reason,
     }
@@ -207,7 +200,6 @@ fn single(device: &str, name: &str, value: u32, reason: &'static str) -> Sysctl 
         value,
         accepted: if value == 0 { &[0] } else { &[1] },
         combined_with: None,
-        before_up: false,
         optional: false,
         reason,
     }

@@ -345,7 +345,7 @@ const fn inverse(of: u64) -> u64 {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::from("0x");
     for byte in bytes {
-        // Writing to a String can not fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -30,8 +30,8 @@ fn text_and_netlink_say_the_same() {
         wanted.lease = wanted.lease.map(|_| lease());
         wanted.longest_lease = LONGEST;
         in_namespace(move || {
-            if let Some(shared) = &wanted.shared {
-                run("ip", &["link", "add", shared, "type", "veth", "peer", "name", "behind"]);
+            if wanted.second_mask {
+                run("ip", &["link", "add", &wanted.shared, "type", "veth", "peer", "name", "behind"]);
             }
             agree(name, &wanted);
         });
@@ -62,7 +62,7 @@ proptest! {
             let wanted = Wanted {
                 device: DEVICE.into(),
                 device_mac: if keep(0) { former.device_mac } else { wanted.device_mac },
-                shared: None,
+                second_mask: false,
                 cluster_mac: if keep(1) { former.cluster_mac } else { wanted.cluster_mac },
                 vips: if keep(2) { former.vips.clone() } else { wanted.vips },
                 slices: if keep(3) { former.slices } else { wanted.slices },
@@ -129,7 +129,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 gossip: elsewhere.first().map(|&end| SocketAddr::from(end)),
                 device: device.into(),
                 device_mac: device_mac.into(),
-                shared: None,
+                shared: "onemac0".into(),
+                second_mask: false,
                 cluster_mac: cluster_mac.into(),
                 vips,
                 slices,
@@ -354,7 +355,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// A change of which one part can not be done is not done at all, and says which part.
+/// A change of which one part cannot be done is not done at all, and says which part.
 #[test]
 fn a_refused_change_changes_nothing() {
     in_namespace(|| {

@@ -43,7 +43,7 @@ const OTHER_UNITS: [(&str, &str); 17] = [
     ("hours", "h"),
 ];
 
-/// Reads a duration. Digits are bounded so that the arithmetic can not overflow.
+/// Reads a duration. Digits are bounded so that the arithmetic cannot overflow.
 pub(crate) fn parse(text: &str) -> Result<Duration, NotADuration> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);

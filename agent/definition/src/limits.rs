@@ -11,7 +11,7 @@ pub const MAX_DEPTH: usize = 32;
 pub const MAX_VIPS: usize = 64;
 /// Cluster members: the size up to which gossip and the ownership table have been tried.
 pub const MAX_HOSTS: usize = 64;
-/// Fewest slices: fewer can not be divided evenly.
+/// Fewest slices: fewer cannot be divided evenly.
 pub const MIN_SLICES: u32 = 16;
 /// Most slices: more buy no better balance and cost time at every change of owner.
 pub const MAX_SLICES: u32 = 4096;
@@ -25,5 +25,6 @@ pub const MAX_SERVICES: usize = 64;
 pub const MAX_PORTS: usize = 64;
 /// Real servers of one service.
 pub const MAX_SERVERS: usize = 256;
-/// The link that the agent makes on each host; so no host can name it as its own interface.
-pub const OWN_LINK: &str = "onemac0";
+/// The device that the agent makes on each host to hold the shared addresses; so no host can name it as its own
+/// interface.
+pub const SHARED_DEVICE: &str = "onemac0";

@@ -73,7 +73,7 @@ fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
             Some("its closing quotation mark on a line before"),
         ),
         E::MissingAnchorOrAliasName => {
-            ("a value can not begin with `*` or `&`", Some("a value in quotes, or another one"))
+            ("a value cannot begin with `*` or `&`", Some("a value in quotes, or another one"))
         }
         E::UnclosedFlowCollection { open } => {
             return (format!("`{open}` is never closed"), Some("its closing bracket"));
@@ -111,14 +111,14 @@ fn told(kind: &ErrorKind) -> (String, Option<&'static str>) {
             Some("`key: value` or `- entry`, indented like its neighbours"),
         ),
         E::BlockSequenceEntryNotAllowed => {
-            ("a list entry can not begin here", Some("`- entry` on a line of its own, under its key"))
+            ("a list entry cannot begin here", Some("`- entry` on a line of its own, under its key"))
         }
         E::InvalidTrailingDoubleQuotedScalar | E::InvalidTrailingSingleQuotedScalar => {
             ("text goes on behind the closing quotation mark", Some("the whole value inside the quotes"))
         }
         E::UnexpectedCharacter { character } => {
             return (
-                format!("a value can not begin with {}", crate::problem::shown(&character.to_string())),
+                format!("a value cannot begin with {}", crate::problem::shown(&character.to_string())),
                 Some("a value in quotes, or another one"),
             );
         }

@@ -16,7 +16,7 @@ use crate::record::{self, Entry, Start};
 /// Feeds a recording to the core again and prints every input that led to a decision, and the decision;
 /// with `all`, every input.
 pub fn replay(path: &Path, all: bool) -> Result<()> {
-    let cannot = |e: std::io::Error| Failure::failed(format_args!("can not replay {}: {e}", path.display()));
+    let cannot = |e: std::io::Error| Failure::failed(format_args!("cannot replay {}: {e}", path.display()));
     let mut run: Option<(Start, Node)> = None;
     for entry in record::read(path).map_err(cannot)? {
         match entry.map_err(cannot)? {

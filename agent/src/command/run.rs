@@ -71,5 +71,5 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format_args!("can not start the runtime: {e}")))
+        .map_err(|e| Failure::failed(format_args!("cannot start the runtime: {e}")))
 }

@@ -40,7 +40,7 @@ pub type Answer = oneshot::Sender<Result<String>>;
 /// Opens the control socket, which only its owner may use, and answers from then on.
 pub fn open(path: &Path) -> Result<mpsc::Receiver<Question>> {
     let cannot = |e: std::io::Error| {
-        Failure::failed(format_args!("can not open the control socket {}: {e}", path.display()))
+        Failure::failed(format_args!("cannot open the control socket {}: {e}", path.display()))
     };
     // The host's lock is held, so whoever left a socket here is dead.
     match fs::remove_file(path) {

@@ -16,7 +16,7 @@ pub fn next(run_dir: &Path) -> Result<u64> {
     let last: u64 = fs::read_to_string(&file).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
     let next = (clock::unix_ns() / 1_000_000).max(last.saturating_add(1));
     files::replace(&file, format!("{next}\n").as_bytes())
-        .map_err(|e| Failure::failed(format_args!("can not write {}: {e}", file.display())))?;
+        .map_err(|e| Failure::failed(format_args!("cannot write {}: {e}", file.display())))?;
     Ok(next)
 }
 

@@ -51,7 +51,7 @@ impl Keeper {
     }
 
     /// What the last agent kept, if it is of this boot, this host and this definition. A life that spoke another
-    /// version of the protocol can not go on: the others would hear that a newer one serves.
+    /// version of the protocol cannot go on: the others would hear that a newer one serves.
     pub fn found(&self) -> Option<Life> {
         let mut life: Life = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
         let same = (life.form, &life.boot, &life.host, life.definition)

@@ -115,7 +115,7 @@ impl Looks {
         self.due = Some(self.rested.max(clock::now() + pause));
         if seen.is_none() && !self.failed {
             tracing::warn!(
-                "can not list this host's connections (is nf_conntrack_netlink there?): slices that have moved \
+                "cannot list this host's connections (is nf_conntrack_netlink there?): slices that have moved \
                  stay open to them until the drain timeout"
             );
         }

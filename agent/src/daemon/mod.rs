@@ -91,7 +91,7 @@ pub async fn run(
     let warnings = Warnings::default();
     memory::lock(&warnings);
     fs::create_dir_all(run_dir).map_err(|e| {
-        Failure::failed(format_args!("can not make the run directory {}: {e}", run_dir.display()))
+        Failure::failed(format_args!("cannot make the run directory {}: {e}", run_dir.display()))
     })?;
     let terms = Terms {
         definition,
@@ -157,11 +157,11 @@ async fn serve(
         definition.hosts.iter().map(|h| h.gossip).filter(|a| *a != host.gossip).collect();
     let interval = definition.timing.heartbeat;
     let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
-    let spread = spread.map_err(|e| Failure::failed(format_args!("can not start to gossip: {e:#}")))?;
+    let spread = spread.map_err(|e| Failure::failed(format_args!("cannot start to gossip: {e:#}")))?;
     let footing = kernel.footing().await;
     let Footing { up, index, mac, .. } = footing;
     let (beacon, beacon_words) = Beacon::open(index, mac, &terms.secrets.keys()).map_err(|e| {
-        Failure::failed(format_args!("can not open the second path for reports on {}: {e}", host.interface))
+        Failure::failed(format_args!("cannot open the second path for reports on {}: {e}", host.interface))
     })?;
 
     conntrack::tell(&setup::follow(definition).services.into_iter().collect::<Vec<_>>());
@@ -211,7 +211,7 @@ async fn serve(
 fn open_recorder(path: Option<&Path>) -> Result<Recorder> {
     let Some(path) = path else { return Ok(Recorder::off()) };
     Recorder::open(path)
-        .map_err(|e| Failure::failed(format_args!("can not record to {}: {e}", path.display())))
+        .map_err(|e| Failure::failed(format_args!("cannot record to {}: {e}", path.display())))
 }
 
 /// The other hosts by address.
@@ -230,7 +230,7 @@ async fn open_wire(terms: &Terms) -> Result<(Arc<Wire>, mpsc::Receiver<Incoming>
             std::io::ErrorKind::AddrInUse => "another program has this port: another agent on this host?",
             _ => "see `gossip` of this host in the definition",
         };
-        Failure::failed(format_args!("can not listen for gossip at {}: {e}; {advice}", me.gossip))
+        Failure::failed(format_args!("cannot listen for gossip at {}: {e}; {advice}", me.gossip))
     })?;
     let incoming = wire.listen();
     Ok((wire, incoming))
@@ -242,7 +242,8 @@ pub fn wanted(definition: &Definition, host: &Host, secrets: &Secrets) -> Wanted
         device: host.interface.clone(),
         // Read from the device when it is looked up.
         device_mac: onemac_rules::MacAddr([0; 6]),
-        shared: Some(SHARED_DEVICE.into()),
+        shared: SHARED_DEVICE.into(),
+        second_mask: true,
         cluster_mac: definition.mac.octets().into(),
         vips: definition.vips.clone(),
         slices: definition.slices,
@@ -275,7 +276,7 @@ pub struct End {
 impl Signals {
     fn open() -> Result<Self> {
         let open =
-            |kind| signal(kind).map_err(|e| Failure::failed(format_args!("can not watch for signals: {e}")));
+            |kind| signal(kind).map_err(|e| Failure::failed(format_args!("cannot watch for signals: {e}")));
         let end =
             End { terminate: open(SignalKind::terminate())?, interrupt: open(SignalKind::interrupt())? };
         Ok(Signals { end, hangup: open(SignalKind::hangup())? })

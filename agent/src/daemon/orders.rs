@@ -91,7 +91,7 @@ impl Driver {
             return drop(answer.send(result));
         }
         if !self.node.hears(&host) {
-            let why = format!("{host} is not heard now, so it can not be told; its share is with the others");
+            let why = format!("{host} is not heard now, so it cannot be told; its share is with the others");
             return drop(answer.send(Err(Failure::failed(why))));
         }
         self.send_letter(host, wish.order, answer);
@@ -219,7 +219,7 @@ impl Driver {
         let keys = setup::needs_restart(&before, &definition, &me);
         if !keys.is_empty() {
             return Err(Failure::usage(format_args!(
-                "{}: {} can not change while the cluster runs; nothing was changed. Stop every agent, then start \
+                "{}: {} cannot change while the cluster runs; nothing was changed. Stop every agent, then start \
                  them with the new file",
                 file.display(),
                 keys.join(", ")
@@ -353,19 +353,19 @@ impl Driver {
         // The answer has to leave before its socket is gone.
         tokio::time::sleep(Duration::from_millis(5)).await;
         let error = std::process::Command::new(&self.terms.program).args(std::env::args_os().skip(1)).exec();
-        tracing::error!("can not start {} anew: {error}; going on", self.terms.program.display());
+        tracing::error!("cannot start {} anew: {error}; going on", self.terms.program.display());
         // Whoever starts later must not believe what was known now.
         self.keeper.keep(checkpoint.map(|memory| Box::new(Memory { known: Default::default(), ..*memory })));
     }
 }
 
-/// A program that can not even read the definition would leave the kernel alone until its lease ends. One that speaks
+/// A program that cannot even read the definition would leave the kernel alone until its lease ends. One that speaks
 /// another version of the protocol could not go on with this life, and its connections would break.
 fn try_out(program: &Path, file: &Path) -> std::result::Result<(), String> {
     let name = program.display();
     let run = |arguments: &[&OsStr]| {
         let output = std::process::Command::new(program).args(arguments).output();
-        output.map_err(|error| format!("can not run {name}: {error}"))
+        output.map_err(|error| format!("cannot run {name}: {error}"))
     };
     let version = run(&["--version".as_ref()])?.stdout;
     let version = String::from_utf8_lossy(&version);

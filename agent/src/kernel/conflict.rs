@@ -39,7 +39,7 @@ pub async fn refuse_strangers(wanted: &Wanted) -> Result<()> {
     let strangers = tokio::task::spawn_blocking(move || ask(&asked)).await;
     let strangers = strangers.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| {
         Failure::failed(format_args!(
-            "can not ask on {} who holds the shared addresses: {e}; this needs root, or CAP_NET_ADMIN and \
+            "cannot ask on {} who holds the shared addresses: {e}; this needs root, or CAP_NET_ADMIN and \
              CAP_NET_RAW",
             wanted.device
         ))

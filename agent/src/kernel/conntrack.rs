@@ -101,8 +101,8 @@ fn judge_boot_file(saved: bool, warnings: &Warnings) {
         warnings.raise(
             BOOT_FILE,
             format!("{NFTABLES_CONF} holds the agent's rules, as `nft list ruleset` shows them"),
-            "remove the tables `netdev onemac` and `inet onemac` from it: where their device is missing at boot, \
-             kernels before 6.16 load nothing of the file, this host's own firewall neither",
+            "remove the tables `netdev onemac`, `inet onemac` and `arp onemac` from it: where their device is missing \
+             at boot, kernels before 6.16 load nothing of the file, this host's own firewall neither",
         );
     } else {
         warnings.clear(BOOT_FILE);
@@ -140,6 +140,16 @@ mod tests {
         fs::write(&path, "table netdev onemac {\n}\n").unwrap();
         assert!(holds_our_rules(&boot_text(&path).unwrap()));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn every_table_of_the_agent_is_named_to_be_removed() {
+        let warnings = Warnings::default();
+        judge_boot_file(true, &warnings);
+        let advice = warnings.list().remove(0).advice;
+        for table in ["`netdev onemac`", "`inet onemac`", "`arp onemac`"] {
+            assert!(advice.contains(table), "{table}: {advice}");
+        }
     }
 
     #[test]

@@ -427,5 +427,5 @@ fn netlink_failure(what: &str, error: &rtnetlink::Error, advice: &str) -> Failur
         Errno::EPERM | Errno::EACCES => "this needs root, or CAP_NET_ADMIN and CAP_NET_RAW",
         _ => advice,
     };
-    Failure::failed(format_args!("can not {what}: {error}; {advice}"))
+    Failure::failed(format_args!("cannot {what}: {error}; {advice}"))
 }

@@ -33,9 +33,7 @@ pub use self::standings::Found;
 pub(crate) use self::standings::services;
 use crate::failure::{Failure, Result};
 use crate::warnings::Warnings;
-
-/// The device that holds the shared addresses.
-pub const SHARED_DEVICE: &str = onemac_definition::OWN_LINK;
+pub use onemac_definition::SHARED_DEVICE;
 
 /// What an agent has made in the kernel.
 pub struct Kernel {

@@ -131,7 +131,7 @@ impl Netfilter {
                 state.serve(&inbox, &say);
             }
         });
-        spawned.map_err(|e| Failure::failed(format_args!("can not start the netfilter thread: {e}")))?;
+        spawned.map_err(|e| Failure::failed(format_args!("cannot start the netfilter thread: {e}")))?;
         let found = installed.await.map_err(|_| thread_gone())?.map_err(Failure::failed)?;
         watch(requests.clone(), news);
         Ok((Netfilter { requests, turned }, found, said))
@@ -233,11 +233,11 @@ fn watch(requests: mpsc::Sender<Request>, news: Arc<AtomicBool>) {
     };
     let spawned = thread::Builder::new().name("netfilter-watch".into()).spawn(move || {
         if let Err(error) = watcher() {
-            tracing::warn!("can not watch for changes to the rules, looking at every renewal only: {error}");
+            tracing::warn!("cannot watch for changes to the rules, looking at every renewal only: {error}");
         }
     });
     if let Err(error) = spawned {
-        tracing::warn!("can not start the thread that watches the rules: {error}");
+        tracing::warn!("cannot start the thread that watches the rules: {error}");
     }
 }
 
@@ -599,7 +599,8 @@ mod tests {
         let wanted = Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            shared: None,
+            shared: crate::kernel::SHARED_DEVICE.into(),
+            second_mask: false,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,

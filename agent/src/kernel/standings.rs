@@ -19,7 +19,7 @@ pub struct Found {
 }
 
 /// All services of a definition, with what the core wants of their slices. A host whose MAC address is not
-/// known can not be sent anything on: what would be is then closed to all but connections.
+/// known cannot be sent anything on: what would be is then closed to all but connections.
 pub(crate) fn services(
     terms: &Terms,
     holdings: &Holdings,

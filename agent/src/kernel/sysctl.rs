@@ -143,7 +143,7 @@ impl Changed {
         failure?;
         match fs::remove_file(&self.file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Failure::failed(format_args!("can not remove {}: {e}", self.file.display())))
+                Err(Failure::failed(format_args!("cannot remove {}: {e}", self.file.display())))
             }
             _ => Ok(()),
         }
@@ -154,7 +154,7 @@ impl Changed {
         let record = Record { boot, namespace, former: self.former.clone() };
         let bytes = serde_json::to_vec_pretty(&record).map_err(Failure::failed)?;
         files::replace(&self.file, &bytes)
-            .map_err(|e| Failure::failed(format_args!("can not write {}: {e}", self.file.display())))
+            .map_err(|e| Failure::failed(format_args!("cannot write {}: {e}", self.file.display())))
     }
 }
 
@@ -244,7 +244,7 @@ fn write_checked(setting: &Sysctl) -> Result<()> {
 pub(super) fn read(path: &str) -> Result<u32> {
     let full = Path::new("/proc/sys").join(path);
     let text = fs::read_to_string(&full)
-        .map_err(|e| Failure::failed(format_args!("can not read {}: {e}", full.display())))?;
+        .map_err(|e| Failure::failed(format_args!("cannot read {}: {e}", full.display())))?;
     text.trim().parse().map_err(|_| {
         Failure::failed(format_args!("{} holds `{}`, not a number", full.display(), text.trim()))
     })
@@ -253,5 +253,5 @@ pub(super) fn read(path: &str) -> Result<u32> {
 fn write(path: &str, value: u32) -> Result<()> {
     let full = Path::new("/proc/sys").join(path);
     fs::write(&full, value.to_string())
-        .map_err(|e| Failure::failed(format_args!("can not write {value} to {}: {e}", full.display())))
+        .map_err(|e| Failure::failed(format_args!("cannot write {value} to {}: {e}", full.display())))
 }

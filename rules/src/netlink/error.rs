@@ -128,8 +128,8 @@ pub enum Error {
         /// Its name.
         service: String,
     },
-    /// A name that can not be passed to the kernel.
-    #[error("\"{name}\" can not be a name in the kernel: it has a zero byte or is too long")]
+    /// A name that cannot be passed to the kernel.
+    #[error("\"{name}\" cannot be a name in the kernel: it has a zero byte or is too long")]
     BadName {
         /// The name.
         name: String,

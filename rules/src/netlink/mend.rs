@@ -81,7 +81,7 @@ fn mend_elements(
         return Ok(());
     }
     if wanted.timeout != Timeout::Never {
-        // To be counted from now, and what has expired can not be removed one by one.
+        // To be counted from now, and what has expired cannot be removed one by one.
         transaction.flush_set(home, &wanted.name)?;
         return transaction.add_elements(home, wanted.key, &wanted.name, &wanted.elements);
     }

@@ -2,8 +2,8 @@
 //! judged them there, so they are dropped.
 
 use super::{
-    ND_SOLICIT, Plan, SHARED_DEVICE, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule,
-    sets::fixed, tracking::RAW,
+    ND_SOLICIT, Plan, TABLE, VIPS4, VIPS6, accept, chain, drop, goto, hooked, rule, sets::fixed,
+    tracking::RAW,
 };
 use crate::model::*;
 
@@ -61,6 +61,10 @@ impl Plan<'_> {
         }
     }
 
+    fn shared_device(&self) -> Value {
+        Value::Name(self.wanted.shared.clone())
+    }
+
     fn other_device(&self) -> Vec<Rule> {
         let mut rules = vec![rule(
             "The host's own use.",
@@ -73,7 +77,7 @@ impl Plan<'_> {
                  does come by it met no rules on the service device, because somebody has just renamed that.",
                 "",
                 vec![
-                    is(Expr::InputName, Value::Name(SHARED_DEVICE.into())),
+                    is(Expr::InputName, self.shared_device()),
                     is(Expr::Field(Field::Icmpv6Type), ND_SOLICIT),
                     accept(),
                 ],
@@ -114,7 +118,7 @@ impl Plan<'_> {
                 "Nobody else answers, or learns of those who claim the address.",
                 "by another device",
                 vec![
-                    Statement::Compare(Expr::InputName, Op::Ne, Value::Name(SHARED_DEVICE.into())),
+                    Statement::Compare(Expr::InputName, Op::Ne, self.shared_device()),
                     about_vips(),
                     Statement::Counter,
                     drop(),

@@ -57,10 +57,9 @@ impl Plan<'_> {
     /// The mask once more, where the kernel hooks it by the shared device. Since Linux 6.16 chains follow names: who
     /// renames the service device takes the other one off it, until the agent has made it anew.
     pub(super) fn mask(&self) -> Option<Chain> {
-        let device = self.wanted.shared.clone()?;
-        Some(Chain {
+        self.wanted.second_mask.then(|| Chain {
             name: "mask".into(),
-            hook: Some(Hook { place: Place::Egress(device), priority: EGRESS_PRIORITY }),
+            hook: Some(Hook { place: Place::Egress(self.wanted.shared.clone()), priority: EGRESS_PRIORITY }),
             comment: "every frame out of the shared device: masked whatever the service device is called"
                 .into(),
             why: "Every frame that the shared device sends, before it comes to the service device.".into(),

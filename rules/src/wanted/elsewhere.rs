@@ -107,7 +107,8 @@ mod tests {
         Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            shared: None,
+            shared: "onemac0".into(),
+            second_mask: false,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
             slices: 16,

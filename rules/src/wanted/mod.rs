@@ -31,8 +31,6 @@ use crate::model::*;
 
 /// Name of the project's tables; every object that onemac makes in nftables is inside a table of this name.
 pub const TABLE: &str = "onemac";
-/// Name of the device that holds the shared addresses.
-pub const SHARED_DEVICE: &str = "onemac0";
 /// Set of the times at which packets are accepted.
 pub const LEASE: &str = "lease";
 /// Chain that accepts while the lease runs.
@@ -79,8 +77,10 @@ pub struct Wanted {
     pub device: String,
     /// That device's own address: the source that frames are given on the way out.
     pub device_mac: MacAddr,
-    /// The device that holds the shared addresses, if there is one: it is masked itself too.
-    pub shared: Option<String>,
+    /// The device that holds the shared addresses.
+    pub shared: String,
+    /// Whether that device is masked itself too. For this it must be there, as the service device must.
+    pub second_mask: bool,
     /// The shared address.
     pub cluster_mac: MacAddr,
     /// The shared IP addresses. Order and repetition do not matter.
@@ -223,7 +223,8 @@ mod tests {
         Wanted {
             device: "eth0".into(),
             device_mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            shared: None,
+            shared: "onemac0".into(),
+            second_mask: false,
             cluster_mac: MacAddr([2, 0xbf, 192, 0, 2, 53]),
             vips: vec!["192.0.2.53".parse().unwrap()],
             slices: 16,

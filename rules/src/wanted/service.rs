@@ -162,7 +162,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// From one state of a service to another. The data of an element can not be changed in place.
+    /// From one state of a service to another. The data of an element cannot be changed in place.
     pub(crate) fn between(from: &Service, to: &Service) -> Self {
         let mut change = Self::default();
         let numbers: BTreeSet<u32> = from.slices.keys().chain(to.slices.keys()).copied().collect();

@@ -101,7 +101,8 @@ pub fn wanted(vips: &[&str]) -> Wanted {
     Wanted {
         device: DEVICE.into(),
         device_mac: DEVICE_MAC,
-        shared: None,
+        shared: "onemac0".into(),
+        second_mask: false,
         cluster_mac: CLUSTER_MAC,
         vips: vips.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect(),
         slices: 64,
@@ -215,7 +216,7 @@ pub fn golden_cases() -> Vec<(&'static str, Wanted)> {
         (
             "v4-v6",
             Wanted {
-                shared: Some("onemac0".into()),
+                second_mask: true,
                 slices: 16,
                 services: vec![Service {
                     slices: [

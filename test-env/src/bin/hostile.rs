@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use onemac_test_env::flood::{Flood, Recording, Taps, in_turn, kinds_of};
-use onemac_test_env::hostile::{ForeignRules, Hogs, LogPipe, Pressure, Supervisor};
+use onemac_test_env::hostile::{ForeignRules, Hogs, LogPipe, Pressure, Supervisor, Swapping};
 use onemac_test_env::numbered::{Clients, Load};
 use onemac_test_env::watch::{Signs, Stills, Usage, be_nice, log_length, logged_since, mean, percents};
 use onemac_test_env::{Host, Lab, Plan, Surroundings};
@@ -18,19 +18,22 @@ use serde::Serialize;
 
 const USAGE: &str = "\
 options: --seconds N (600), --quick (20 s), --only EVIL,EVIL,… (these together; else all), --each (one after the
-  other, in a new lab each), --junk N a second (100000), --hosts N (4), --json, --verbose (what the logs say)
+  other, in a new lab each), --junk N a second (100000), --hosts N (4), --pause MS (100: of each client), --json,
+  --verbose (what the logs say)
 evils: calm (nothing, to compare with), hogs (processes at every priority below the agent's), memory (too little, in a
   cgroup), logs (nobody reads the log of h2), systemd (h2's supervisor does not listen), junk (noise, forged and
-  recorded frames to every agent), rules (a foreign table of 5,000 addresses loaded and listed every second)";
+  recorded frames to every agent), rules (a foreign table of 5,000 addresses loaded and listed every second); and, only
+  if named: swap (half as much more memory written than the machine has)";
 
 /// Enough clients that every wrong owner shows; the agents are what is measured.
-const LOAD: Load = Load { v4: 50, v6: 50, every: Duration::from_millis(100) };
+const CLIENTS: u16 = 50;
 /// Whose surroundings stall.
 const VICTIM: usize = 2;
 /// Whose weight changes meanwhile, so that everybody has something to log.
 const MOVED: &str = "h3";
 const ADDRESSES: u32 = 5000;
-const PATIENCE: Duration = Duration::from_secs(60);
+/// An emulated machine takes longer for all.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evil {
@@ -40,15 +43,17 @@ enum Evil {
     Systemd,
     Junk,
     Rules,
+    Swap,
 }
 
-const ALL: [(Evil, &str); 6] = [
+const ALL: [(Evil, &str); 7] = [
     (Evil::Hogs, "hogs"),
     (Evil::Memory, "memory"),
     (Evil::Logs, "logs"),
     (Evil::Systemd, "systemd"),
     (Evil::Junk, "junk"),
     (Evil::Rules, "rules"),
+    (Evil::Swap, "swap"),
 ];
 
 struct Options {
@@ -57,6 +62,7 @@ struct Options {
     each: bool,
     per_second: u32,
     hosts: u8,
+    pause: Duration,
     json: bool,
     verbose: bool,
 }
@@ -65,10 +71,12 @@ impl Options {
     fn read() -> Result<Option<Self>> {
         let mut options = Self {
             span: Duration::from_secs(600),
-            only: ALL.map(|(evil, _)| evil).to_vec(),
+            // A machine that swaps does not do so to agents alone.
+            only: ALL.map(|(evil, _)| evil).into_iter().filter(|evil| *evil != Evil::Swap).collect(),
             each: false,
             per_second: 100_000,
             hosts: 4,
+            pause: Duration::from_millis(100),
             json: false,
             verbose: false,
         };
@@ -86,6 +94,7 @@ impl Options {
                 "--each" => options.each = true,
                 "--junk" => options.per_second = value()?.parse()?,
                 "--hosts" => options.hosts = value()?.parse()?,
+                "--pause" => options.pause = Duration::from_millis(value()?.parse()?),
                 "--json" => options.json = true,
                 "--verbose" => options.verbose = true,
                 "--help" => return Ok(None),
@@ -211,17 +220,18 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         }
         host.start_agent_in(surroundings)?;
     }
-    lab.wait_settled()?;
+    lab.settles_within(PATIENCE)?;
     // All that is started from here on watches or disturbs; the agents run already.
     be_nice(-20)?;
     let junk =
         earlier.zip(taps).map(|(earlier, taps)| junk(&lab, &earlier, &taps.recorded()?)).transpose()?;
     // Machines that have not met yet lose the first packets between them.
     let started = Instant::now();
-    let acquainted = Clients::start(lab.clients(), LOAD)?;
+    let load = Load { v4: CLIENTS, v6: CLIENTS, every: options.pause };
+    let acquainted = Clients::start(lab.clients(), load)?;
     lab.wait_until("every client is served", PATIENCE, || Ok(acquainted.all_answered_since(started)))?;
     acquainted.stop()?;
-    let clients = Clients::start(lab.clients(), LOAD)?;
+    let clients = Clients::start(lab.clients(), load)?;
 
     // What was logged so far belongs to the start.
     let logged = lab.hosts().iter().map(log_length).collect::<Result<Vec<_>>>()?;
@@ -240,6 +250,7 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
         }
     };
     notes.extend(pressure.as_ref().map(|pressure| format!("memory: {}", pressure.what)));
+    let swapping = does(Evil::Swap).then(|| Swapping::start(&lab)).transpose()?;
     pipe.as_ref().map(LogPipe::stall).transpose()?;
     if let Some(supervisor) = &supervisor {
         notes.push(format!("systemd: {} messages before it stalled", supervisor.heard()));
@@ -248,8 +259,9 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
     let flood = junk.map(|frames| Flood::start(lab.neighbour(), frames, options.per_second)).transpose()?;
     let rules = does(Evil::Rules).then(|| ForeignRules::start(&lab, ADDRESSES));
     let mut orders = 0;
-    while from.elapsed() < options.span {
-        sleep(Duration::from_secs(1).min(options.span.saturating_sub(from.elapsed())));
+    let all_loose = Instant::now();
+    while all_loose.elapsed() < options.span {
+        sleep(Duration::from_secs(1).min(options.span.saturating_sub(all_loose.elapsed())));
         if pipe.is_some() {
             // An agent that cannot be told is seen in the figures.
             let weight = if orders % 2 == 0 { "2" } else { "1" };
@@ -274,7 +286,10 @@ fn measure(options: &Options, evils: &[Evil]) -> Result<Figures> {
             rounds.slowest_list.as_millis()
         ));
     }
-    drop((hogs, pressure));
+    if let Some(swapping) = &swapping {
+        notes.push(format!("swap: {}", swapping.what()?));
+    }
+    drop((hogs, pressure, swapping));
     let machine_stood_still_ms = stills.longest()?.as_millis();
     let tally = clients.stop()?;
     // With the evils that stall still there: they are to be lived with.

@@ -7,6 +7,6 @@ mod rules;
 mod stalled;
 
 pub use hogs::Hogs;
-pub use memory::Pressure;
+pub use memory::{Pressure, Swapping};
 pub use rules::{ForeignRules, Rounds};
 pub use stalled::{LogPipe, Supervisor};

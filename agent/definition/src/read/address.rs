@@ -1,4 +1,4 @@
-//! Addresses that look right and can not work.
+//! Addresses that look right and cannot work.
 
 use std::net::{IpAddr, Ipv4Addr};
 

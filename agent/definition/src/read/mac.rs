@@ -33,7 +33,7 @@ pub(super) fn read(
     };
     let link = link?;
     let Some(expected) = unfit(mac, link) else { return Some(mac) };
-    let draft = slot.wrong(sink, format_args!("is `{mac}`, which `link: {link}` can not use"));
+    let draft = slot.wrong(sink, format_args!("is `{mac}`, which `link: {link}` cannot use"));
     draft.expected(expected);
     if let Some(auto) = auto {
         draft.hint(format!("`auto` gives `{auto}`"));

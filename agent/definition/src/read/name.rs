@@ -1,6 +1,6 @@
 //! Names: of the cluster, of services, of hosts, of devices, of domains.
 
-use crate::limits::OWN_LINK;
+use crate::limits::SHARED_DEVICE;
 use crate::problem::Sink;
 use crate::slot::Slot;
 
@@ -71,8 +71,8 @@ pub(super) fn interface(slot: &Slot<'_>, sink: &mut Sink) -> Option<String> {
         "is empty".to_owned()
     } else if text.len() > INTERFACE_MAX {
         format!("has {} characters, and Linux allows {INTERFACE_MAX}", text.chars().count())
-    } else if text == OWN_LINK {
-        format!("is `{OWN_LINK}`, the device that onemac makes itself")
+    } else if text == SHARED_DEVICE {
+        format!("is `{SHARED_DEVICE}`, the device that onemac makes itself")
     } else if text == "lo" {
         "is `lo`, on which no client arrives".to_owned()
     } else if matches!(text, "all" | "default") {

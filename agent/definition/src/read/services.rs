@@ -82,7 +82,7 @@ fn service(
     })
 }
 
-/// `default` is what is left over, so it can not choose.
+/// `default` is what is left over, so it cannot choose.
 fn takes_the_rest(fields: &Fields<'_>, sink: &mut Sink) {
     for key in ["ports", "protocols"] {
         if let Some(slot) = fields.get(key) {
