@@ -1,10 +1,11 @@
 //! The loop, and the carrying out.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
@@ -20,12 +21,12 @@ use super::{Signals, Terms, answers, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
-use crate::gossip::Word;
 use crate::gossip::beacon::Beacon;
 use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
+use crate::gossip::words::{Errand, Way, Words};
 use crate::kernel::{self, Footing, Kernel};
 use crate::log::Losses;
 use crate::record::Recorder;
@@ -53,10 +54,10 @@ pub struct Inputs {
     pub incoming: mpsc::Receiver<Incoming>,
     /// Where chitchat's datagrams go from there.
     pub gossip_in: mpsc::Sender<Datagram>,
-    /// Reports that came by way of others.
-    pub spread_reports: mpsc::UnboundedReceiver<Report>,
-    /// Reports that came over the service wire.
-    pub beacon_words: mpsc::Receiver<Word>,
+    /// What anti-entropy has brought.
+    pub spread_words: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// Words that came over the service wire.
+    pub beacon_words: mpsc::Receiver<Vec<u8>>,
     /// Whether clients reach this host, and by which device.
     pub footing: watch::Receiver<Footing>,
     /// Operators.
@@ -67,9 +68,11 @@ pub struct Inputs {
 
 /// All ways in which reports leave.
 pub struct Voices {
+    /// What is said and heard.
+    pub words: Words,
     /// Directly.
     pub wire: Arc<Wire>,
-    /// By way of others.
+    /// Anti-entropy.
     pub spread: Spread,
     /// On the service wire.
     pub beacon: Beacon,
@@ -92,8 +95,6 @@ pub struct Driver {
     sending_failed: Option<Time>,
     /// What the loop was last told of the ground: it does not wait for whoever is at work there.
     pub(super) footing: Footing,
-    /// When each host's frames were last seen on the service wire.
-    pub(super) wire_heard: BTreeMap<String, Time>,
     committed: mpsc::UnboundedSender<(u64, bool)>,
     commits: mpsc::UnboundedReceiver<(u64, bool)>,
     pub(super) lease_until: Option<Time>,
@@ -135,7 +136,6 @@ impl Driver {
             footing,
             beacon_due: Time::default(),
             sending_failed: None,
-            wire_heard: BTreeMap::new(),
             committed,
             commits,
             lease_until: None,
@@ -183,22 +183,20 @@ impl Driver {
                     self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Word(word) => self.feed(word.into_input()).await,
+                    Incoming::Word(from, word) => self.hear(Way::From(&from), &word).await,
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(word) = inputs.beacon_words.recv() => {
-                    self.wire_heard.insert(word.host().to_owned(), clock::now());
-                    self.feed(word.into_input()).await;
-                }
-                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
+                Some(word) = inputs.beacon_words.recv() => self.hear(Way::Frame, &word).await,
+                Some(word) = inputs.spread_words.recv() => self.hear(Way::Spread, &word).await,
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Ok(()) = inputs.footing.changed() => {
                     self.footing = inputs.footing.borrow_and_update().clone();
                     let Footing { mac, up, .. } = self.footing;
+                    self.find_gossip();
                     self.feed(Input::Mac(mac)).await;
                     self.feed(Input::Link { up }).await;
                 }
@@ -294,7 +292,7 @@ impl Driver {
     }
 
     /// The service device is another one, or has another address: the second path for reports goes by it.
-    fn stand_on(&mut self) -> Option<mpsc::Receiver<Word>> {
+    fn stand_on(&mut self) -> Option<mpsc::Receiver<Vec<u8>>> {
         let Footing { up, index, mac, name } = &self.footing;
         if !up || self.voices.beacon.is_on(*index, *mac) || clock::now() < self.beacon_due {
             return None;
@@ -317,10 +315,30 @@ impl Driver {
         }
     }
 
-    /// Sends a report on the service wire; whether it left.
-    fn send_on_service_wire(&mut self, report: &[u8]) -> bool {
+    /// Looks whether gossip has a network of its own.
+    pub(super) fn find_gossip(&mut self) {
+        let apart = !is_on(self.terms.host.gossip.ip(), &self.footing.name);
+        self.voices.words.set_apart(apart);
+    }
+
+    /// A word has come in.
+    async fn hear(&mut self, way: Way<'_>, word: &[u8]) {
         let now = clock::now();
-        let sent = self.voices.beacon.send(report);
+        let Some(heard) = self.voices.words.hear(now, way, word) else { return };
+        for Errand { to, words } in heard.errands {
+            for word in words {
+                self.voices.wire.send_to_hosts(Some(&to), Kind::Report, &word);
+            }
+        }
+        if let Some(word) = heard.word {
+            self.feed(word.into_input()).await;
+        }
+    }
+
+    /// Sends words on the service wire; whether all left.
+    fn send_on_service_wire(&mut self, words: &[Vec<u8>]) -> bool {
+        let now = clock::now();
+        let sent = words.iter().try_for_each(|word| self.voices.beacon.send(word));
         match &sent {
             Ok(()) => {
                 if self.sending_failed.is_some_and(|at| now.since(at) > FAILURE_STANDS) {
@@ -347,20 +365,23 @@ impl Driver {
     }
 
     async fn publish(&mut self, report: &Report, to: &Recipients) {
-        let Some(bytes) = crate::gossip::encode(report) else {
+        let at = clock::now();
+        let Some(saying) = self.voices.words.say(at, report, to) else {
             tracing::error!("our report is too large to be sent; the lease will run out");
             return;
         };
-        let at = clock::now();
-        let only = match to {
-            Recipients::One(host) => Some(host.as_str()),
-            Recipients::All => None,
-        };
-        let by_wire = only.is_none() && self.send_on_service_wire(&bytes);
-        if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes) || by_wire {
+        let mut left = saying.to_all && self.send_on_service_wire(&saying.words);
+        for host in &saying.direct {
+            for word in &saying.words {
+                left |= self.voices.wire.send_to_hosts(Some(host), Kind::Report, word);
+            }
+        }
+        if left {
             self.handle(Input::Sent { at });
         }
-        self.voices.spread.publish(&bytes).await;
+        if let Some(word) = saying.spread {
+            self.voices.spread.publish(&word).await;
+        }
     }
 
     fn apply(&mut self, change: Change) {
@@ -461,4 +482,16 @@ impl Driver {
         let c = &self.voices.wire.counts;
         [&c.forged, &c.replayed, &c.unknown, &c.unreadable].map(|n| n.load(Ordering::Relaxed))
     }
+}
+
+/// Whether a device has this address. Of one that cannot be looked at nobody knows.
+fn is_on(address: IpAddr, device: &str) -> bool {
+    let Ok(mut all) = getifaddrs() else { return false };
+    all.any(|it| {
+        let has = it.address.is_some_and(|has| match address {
+            IpAddr::V4(address) => has.as_sockaddr_in().is_some_and(|has| has.ip() == address),
+            IpAddr::V6(address) => has.as_sockaddr_in6().is_some_and(|has| has.ip() == address),
+        });
+        has && it.interface_name == device
+    })
 }
