@@ -10,9 +10,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::thread;
 use std::time::Duration;
 
+use crate::gossip::BODY_MAX;
 use onemac_core::node::{self, Input, Node};
 use onemac_core::time::Time;
-use crate::gossip::BODY_MAX;
 use serde::{Deserialize, Serialize};
 
 /// An entry that claims to be longer is not one of ours: nothing is larger than a report.

@@ -7,14 +7,18 @@
 //! ethertype is IEEE 802's first for local experiments. The content is a word ([`super::words`]). The authentication is
 //! keyed BLAKE3 over it, with a key derived for this purpose. While two secrets are accepted, every word goes out under
 //! each, for whoever does not accept the other. That a frame is authentic does not say when it was made: replays are
-//! refused where words are read.
+//! refused where words are read. A second look is for what was heard before, so that it does not wake the loop.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use onemac_core::report::Stamp;
 use tokio::sync::mpsc;
+
+use super::words;
 
 use crate::kernel::packet::PacketSocket;
 use crate::secret::Key;
@@ -33,6 +37,9 @@ const BUFFER: usize = 8 << 20;
 /// a processor.
 const TURN: usize = 256;
 const REST: Duration = Duration::from_millis(1);
+
+/// How many senders are remembered: more than a definition has hosts. Only who knows the secret adds one.
+const SENDERS: usize = 1024;
 
 /// The sending side.
 pub struct Beacon {
@@ -72,6 +79,7 @@ impl Beacon {
 
 fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Vec<u8>>) {
     let mut frame = vec![0; FRAME_MAX];
+    let mut newest = Newest::default();
     let mut turn = 0;
     while !heard.is_closed() {
         let received = match socket.receive_now(&mut frame) {
@@ -83,7 +91,7 @@ fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Vec<
         };
         match received {
             Ok(Some(len)) => {
-                if let Some(word) = sealer.open(&frame[..len]) {
+                if let Some(word) = sealer.open(&frame[..len]).filter(|word| newest.is_behind(word)) {
                     let _ = heard.try_send(word.to_vec());
                 }
             }
@@ -98,6 +106,28 @@ fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Vec<
             turn = 0;
             thread::sleep(REST);
         }
+    }
+}
+
+/// The newest word that was heard of each host.
+#[derive(Default)]
+struct Newest(HashMap<String, Stamp>);
+
+impl Newest {
+    /// Whether this one is later; a piece belongs to the word before it.
+    fn is_behind(&mut self, word: &[u8]) -> bool {
+        let Some((host, stamp, is_piece)) = words::whose(word) else { return false };
+        match self.0.get_mut(host) {
+            Some(newest) if *newest < stamp => *newest = stamp,
+            Some(newest) => return *newest == stamp && is_piece,
+            None => {
+                if self.0.len() >= SENDERS {
+                    self.0.clear();
+                }
+                self.0.insert(host.to_owned(), stamp);
+            }
+        }
+        true
     }
 }
 
@@ -147,9 +177,8 @@ impl FrameSealer {
         let content = frame.get(HEADER..HEADER + usize::from(length))?;
         let found = blake3::hash(frame.get(16..HEADER)?);
         // As hashes, whose comparison takes the same time wherever they differ.
-        let made_with = |key: &[u8; 32]| {
-            blake3::hash(&blake3::keyed_hash(key, content).as_bytes()[..16]) == found
-        };
+        let made_with =
+            |key: &[u8; 32]| blake3::hash(&blake3::keyed_hash(key, content).as_bytes()[..16]) == found;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         keys.iter().any(made_with).then_some(content)
     }
@@ -158,8 +187,9 @@ impl FrameSealer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gossip::CONTENT_MAX;
+    use crate::gossip::{CONTENT_MAX, Header, VERSION};
     use crate::secret::SecretId;
+    use onemac_core::report::Part;
 
     fn key(n: u8) -> Key {
         Key { id: SecretId([n; 4]), gossip: [n; 32] }
@@ -198,6 +228,21 @@ mod tests {
         frame.resize(60, 0);
         assert_eq!(ours.open(&frame), Some(&b"word"[..]));
         assert!(ours.seal(&[0; CONTENT_MAX])[0].len() <= 14 + 1280);
+    }
+
+    #[test]
+    fn what_was_heard_before_wakes_nobody() {
+        let word = |seq: u64, kind: u8| {
+            let stamp = Stamp { incarnation: 7, seq };
+            let mut word = Header { version: VERSION, part: Part::None, stamp, host: "h1" }.write();
+            word.push(kind);
+            word
+        };
+        let mut newest = Newest::default();
+        let heard = [(1, 0), (1, 0), (1, 2), (1, 2), (3, 1), (2, 1), (2, 2), (3, 2), (1, 0), (4, 0)];
+        let news = heard.map(|(seq, kind)| newest.is_behind(&word(seq, kind)));
+        assert_eq!(news, [true, false, true, true, true, false, false, true, false, true]);
+        assert!(!newest.is_behind(b"word"));
     }
 
     #[test]

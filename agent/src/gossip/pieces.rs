@@ -39,7 +39,8 @@ impl Partial {
         if index >= count || count > COUNT_MAX {
             return None;
         }
-        let known = slot.as_ref().is_some_and(|partial| (partial.digest, partial.pieces.len()) == (digest, count));
+        let known =
+            slot.as_ref().is_some_and(|partial| (partial.digest, partial.pieces.len()) == (digest, count));
         if !known {
             if slot.as_ref().is_some_and(|partial| partial.stamp >= stamp) {
                 return None;

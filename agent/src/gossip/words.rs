@@ -309,7 +309,8 @@ impl Words {
         let lacks = self.others.iter().filter_map(|other| Some((tag(other), self.lack(now, other)?)));
         let lacks = lacks.take(LACKS_MAX).collect();
         let beat = Beat { stamp: report.stamp, part: report.part(), digest: body.digest, lacks, answers };
-        let spread = (all && !self.told).then(|| [beat.write(&self.me, BEAT_AND_BODY), body.bytes.clone()].concat());
+        let spread =
+            (all && !self.told).then(|| [beat.write(&self.me, BEAT_AND_BODY), body.bytes.clone()].concat());
         let words = beat.words(&self.me, Some(&*body).filter(|_| !self.told));
         let direct = match to {
             Recipients::One(host) => vec![host.clone()],
@@ -392,6 +393,9 @@ impl Words {
             return news.then(|| {
                 ear.newest = stamp;
                 ear.note(now, host, way);
+                // What it said in our version is over.
+                (ear.proven, ear.beat, ear.told) = (false, None, true);
+                ear.lacks.clear();
                 let Header { version, part, .. } = header;
                 let word = Word::Other { host: host.into(), stamp, part, version };
                 Heard { word: Some(word), errands: Vec::new() }
@@ -419,7 +423,10 @@ impl Words {
                 return None;
             }
             news = stamp > ear.newest && way != Way::Spread;
-            if *kind == BEAT_AND_BODY && known != Some(beat.digest) && super::body::digest(body) == beat.digest {
+            if *kind == BEAT_AND_BODY
+                && known != Some(beat.digest)
+                && super::body::digest(body) == beat.digest
+            {
                 ear.learn(host, stamp, body.to_vec(), us);
             }
             ear.note(now, host, way);
@@ -500,8 +507,17 @@ impl Words {
     }
 }
 
+/// Who speaks, in which of its words, and whether this is but a piece of a body.
+pub(super) fn whose(word: &[u8]) -> Option<(&str, Stamp, bool)> {
+    let (header, rest) = Header::read(word)?;
+    Some((header.host, header.stamp, header.version == VERSION && rest.first() == Some(&PIECE)))
+}
+
 /// Stands for a host in the list of those that are missed. Two hosts of one tag get more than they need.
 fn tag(host: &str) -> u16 {
     let hash = blake3::hash(host.as_bytes());
     u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]) & TAG
 }
+
+#[cfg(test)]
+mod tests;
