@@ -45,6 +45,9 @@ const SENDING_WARNING: &str = "beacon sending";
 /// For so long after the last failure to send there the status tells of it: large reports may fail and small ones not.
 const FAILURE_STANDS: Duration = Duration::from_secs(10);
 
+/// So many frames are heard at a time.
+const FRAMES: usize = 64;
+
 /// For so long the end of an agent may wait for its recording.
 const LAST_ENTRIES: Duration = Duration::from_secs(1);
 
@@ -160,6 +163,7 @@ impl Driver {
     async fn turn(&mut self, mut inputs: Inputs) -> Result<()> {
         let mut gossip_ended = Box::pin(self.voices.spread.ended());
         let mut told_to_leave = None;
+        let mut frames = Vec::new();
         self.carry_out().await;
         while !self.stop {
             if let Some(words) = self.stand_on() {
@@ -183,14 +187,24 @@ impl Driver {
                     self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Word(from, word) => self.hear(Way::From(&from), &word).await,
+                    Incoming::Word(from, word) => {
+                        self.hear(Way::From(&from), &word);
+                        self.follow_up().await;
+                    }
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(word) = inputs.beacon_words.recv() => self.hear(Way::Frame, &word).await,
-                Some(word) = inputs.spread_words.recv() => self.hear(Way::Spread, &word).await,
+                // What came together is one step's work.
+                1.. = inputs.beacon_words.recv_many(&mut frames, FRAMES) => {
+                    frames.drain(..).for_each(|word| self.hear(Way::Frame, &word));
+                    self.follow_up().await;
+                }
+                Some(word) = inputs.spread_words.recv() => {
+                    self.hear(Way::Spread, &word);
+                    self.follow_up().await;
+                }
                 Some((change, ok)) = self.commits.recv() => self.feed(Input::Committed { change, ok }).await,
                 Some((fine, answer)) = self.desk.checked.1.recv() => self.tried_out(fine, answer),
                 Ok(()) = inputs.footing.changed() => {
@@ -233,6 +247,11 @@ impl Driver {
     /// Tells the core something and does what it then wants.
     pub async fn feed(&mut self, input: Input) {
         self.handle(input);
+        self.follow_up().await;
+    }
+
+    /// Does what the core wants after it was told something.
+    async fn follow_up(&mut self) {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
@@ -322,7 +341,7 @@ impl Driver {
     }
 
     /// A word has come in.
-    async fn hear(&mut self, way: Way<'_>, word: &[u8]) {
+    fn hear(&mut self, way: Way<'_>, word: &[u8]) {
         let now = clock::now();
         let Some(heard) = self.voices.words.hear(now, way, word) else { return };
         for Errand { to, words } in heard.errands {
@@ -331,7 +350,7 @@ impl Driver {
             }
         }
         if let Some(word) = heard.word {
-            self.feed(word.into_input()).await;
+            self.handle(word.into_input());
         }
     }
 
