@@ -6,13 +6,15 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
 use crate::time::Time;
 use crate::view::DefinitionId;
 
 /// Another host, by its last word.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
