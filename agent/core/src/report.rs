@@ -47,6 +47,13 @@ pub struct Stamp {
     pub seq: u64,
 }
 
+impl Stamp {
+    /// Whether a host may say so: no clock gives such an incarnation, and the next one must not overflow.
+    pub fn is_possible(self) -> bool {
+        self.incarnation < 1 << 62
+    }
+}
+
 /// Slices that a kernel may accept right now, by service. A superset of the truth while a change is on
 /// its way into the kernel, never a subset.
 pub type Claims = BTreeMap<String, SliceSet>;
@@ -66,12 +73,13 @@ pub struct Report {
     pub state: HostState,
     /// Its weight, 0..=100.
     pub weight: u8,
-    /// For how long it has listened while it joins, in milliseconds rounded up; 0 in other states. Who
-    /// joins without hearing anybody takes over an expiry after it began to listen.
-    pub listening_ms: u64,
+    /// Whether it has received no frame of another host in this life: it serves nothing, and begins to listen with the
+    /// first one.
+    pub deaf: bool,
     /// Whether it joins and nothing holds it back but listening.
     pub candidate: bool,
-    /// The view that it computes with; none before its first.
+    /// The view that it computes with; none before its first, and none while it hears a host that may hold slices and
+    /// is not in that view.
     pub view: Option<ViewId>,
     /// The services that its operator has taken from it.
     pub drained: BTreeSet<String>,
@@ -112,7 +120,7 @@ impl Report {
             mac: [0; 6],
             state,
             weight: 1,
-            listening_ms: 0,
+            deaf: false,
             candidate: false,
             view: None,
             drained: BTreeSet::new(),

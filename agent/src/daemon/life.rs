@@ -114,6 +114,7 @@ mod tests {
             gone: Default::default(),
             orphaned: Default::default(),
             orphaned_until: Default::default(),
+            known: Default::default(),
         });
         keeper.keep(Some(memory.clone())).unwrap();
         assert_eq!(Keeper::new(&dir, "a", id).found().unwrap().memory, Some(memory));

@@ -45,6 +45,11 @@ pub fn tell(event: &Event) -> (Volume, String) {
              starting over"
                 .into(),
         ),
+        Event::Deaf => (
+            Warn,
+            "nothing has come in from anybody, by the service device or otherwise, while other hosts were there: starting over"
+                .into(),
+        ),
         Event::NameHeard { incarnation } => (
             Warn,
             format!(
@@ -107,6 +112,12 @@ pub fn explain(hold: &Hold) -> (String, String) {
             "the packet path is interrupted: nobody can be served here".into(),
             "if no warning says what is wrong with the devices or the rules of this host, its service device has \
              no carrier: look at the cable, the switch port, the bond; this host joins again by itself"
+                .into(),
+        ),
+        Hold::Deaf => (
+            "the service device has received no frame of any other machine: nobody can be served here".into(),
+            "look at the cable, the switch port and the VLAN of the service device; this host joins by itself when the \
+             first frame comes in"
                 .into(),
         ),
         Hold::NameTaken => (

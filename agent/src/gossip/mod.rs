@@ -140,7 +140,7 @@ mod tests {
             definition: DefinitionId([1; 16]),
             mac: [2; 6],
             state: HostState::Serving,
-            listening_ms: 60_000,
+            deaf: false,
             candidate: true,
             weight: 100,
             view: Some(ViewId([2; 16])),

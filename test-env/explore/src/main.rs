@@ -35,8 +35,8 @@ struct Arguments {
     /// The lease in milliseconds.
     #[arg(long, default_value_t = 550)]
     lease: u64,
-    /// Stop after so many million states.
-    #[arg(long, default_value_t = 400)]
+    /// Stop after so many thousand states.
+    #[arg(long, default_value_t = 400_000)]
     most: usize,
     /// Look at the nearest states first: the story is as short as can be, for more memory.
     #[arg(long)]
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
         slow: arguments.slow,
     };
     let order = if arguments.nearest { Order::Nearest } else { Order::Deepest };
-    let outcome = search(&config, order, arguments.most * 1_000_000, print);
+    let outcome = search(&config, order, arguments.most * 1000, print);
     if let Some((violation, way)) = &outcome.broken {
         tell(&config, way).iter().for_each(|line| println!("{line}"));
         println!("\nbroken after {} steps: {}: {}", way.len(), violation.promise, violation.text);

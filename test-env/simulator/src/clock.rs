@@ -31,6 +31,11 @@ impl Clock {
         Time(self.origin + (u128::from(at) * rate / 1_000_000) as u64)
     }
 
+    /// How long something lasts that this clock measures.
+    pub fn lasts(&self, d: Duration) -> At {
+        self.when(Time(self.origin + nanos(d)))
+    }
+
     /// The first moment at which the clock shows `time` or more.
     pub fn when(&self, time: Time) -> At {
         let rate = u128::from((1_000_000 + self.fast_ppm).unsigned_abs());

@@ -7,6 +7,17 @@ use onemac_core::time::Timing;
 
 use crate::dice::Dice;
 
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything with anybody.
+    Wild,
+    /// All is the fault of this host, and the others must not notice.
+    Lone(usize),
+    /// Nothing: an operator does what operators do.
+    Operator,
+}
+
 /// The choices of one run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,7 +42,11 @@ pub struct Config {
     pub reads_every_ms: u64,
     /// So many of 1,000 times, one every 20 ms, all connections of a host have come to their ends.
     pub connections_end: u64,
-    /// For how long faults happen, in milliseconds.
+    /// A frame of a client reaches all hosts so often, in milliseconds; 0: never.
+    pub frames_every_ms: u64,
+    /// What goes wrong.
+    pub kind: Kind,
+    /// For how long faults happen, in milliseconds from the beginning.
     pub trouble_ms: u64,
     /// A rule that is left out.
     pub mutation: Option<Mutation>,
@@ -51,10 +66,17 @@ impl Config {
         let ms = Duration::from_millis;
         // The default, the fast one of the issue with healing below 600 ms, and what people might choose.
         let (heartbeat, lease) = dice.pick(&[(100, 800), (100, 800), (50, 250), (100, 500), (200, 3000)]);
+        let hosts = hosts.unwrap_or(3 + dice.roll(7) as usize);
+        let mut other = Dice::new(seed, 6);
+        let kind = match other.roll(20) {
+            0..10 => Kind::Wild,
+            10..17 => Kind::Lone(other.roll(hosts as u64) as usize),
+            _ => Kind::Operator,
+        };
         let by_seed = if seed % 4 == 3 { Partition::Majority } else { Partition::Serve };
         Config {
             seed,
-            hosts: hosts.unwrap_or(3 + dice.roll(7) as usize),
+            hosts,
             slices: 16,
             services: (0..dice.between(1, 2)).map(|i| format!("service{i}")).collect(),
             timing: Timing { heartbeat: ms(heartbeat), lease: ms(lease) },
@@ -63,8 +85,25 @@ impl Config {
             relays: dice.chance(900),
             reads_every_ms: 0,
             connections_end: Dice::new(seed, 5).pick(&[CONNECTIONS_END, CONNECTIONS_END, 5, 0]),
+            frames_every_ms: other.pick(&[100, 100, 2000, 0]),
+            kind,
             trouble_ms: dice.between(3, 9) * lease,
             mutation: None,
+        }
+        .after_a_start()
+    }
+
+    fn after_a_start(self) -> Self {
+        Config { trouble_ms: self.trouble_ms + self.quiet_ms(), ..self }
+    }
+
+    /// For so long nothing goes wrong: what must not be lost must be there first.
+    pub fn quiet_ms(&self) -> u64 {
+        match self.kind {
+            Kind::Wild => 0,
+            Kind::Lone(_) | Kind::Operator => {
+                (self.timing.lease * 5 + self.timing.heartbeat * 3).as_millis() as u64
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use onemac_core::node::Change;
 use onemac_core::slices::SliceSet;
 use onemac_core::time::Time;
 
-use crate::clock::At;
+use crate::clock::{At, MS};
 use crate::mask::Mask;
 use crate::world::index;
 
@@ -92,6 +92,10 @@ pub struct Kernel {
     pub refuses: u64,
     /// Does nothing before this.
     pub stuck_until: At,
+    /// Takes no renewal before this.
+    pub no_renewals_until: At,
+    /// The wall clock has jumped: it is silent until it is told another end of the lease.
+    pub jumped: bool,
     /// Slices of which connections live here.
     pub alive: Mask,
     /// When the newest connection of each slice began, living or not.
@@ -101,12 +105,18 @@ pub struct Kernel {
 impl Kernel {
     /// Whether it does anything at all when the host's clock shows `now`.
     pub fn is_open(&self, now: Time) -> bool {
-        now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0
+        now.0 < self.lease_until.0.saturating_add(self.late) && self.lease_until.0 > 0 && !self.jumped
     }
 
     /// Whether it has yet to learn what was decided since.
     pub fn is_behind(&self) -> bool {
         self.queue.iter().any(|(_, work)| matches!(work, Work::Apply(..)))
+    }
+
+    /// From `now` on, so long at most until it has done what it is asked for, if it does not refuse.
+    pub fn takes(&self, now: At) -> At {
+        let one = (self.slow_ms + 1) * MS;
+        self.stuck_until.saturating_sub(now) + one * (self.queue.len() as u64 + 2)
     }
 
     /// When the newest connection of a slice began.

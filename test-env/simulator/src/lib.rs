@@ -19,6 +19,7 @@ pub mod config;
 pub mod dice;
 pub mod fault;
 pub mod kernel;
+pub mod knowledge;
 pub mod mask;
 pub mod network;
 pub mod run;

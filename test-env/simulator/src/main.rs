@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use onemac_core::node::{Mutation, Partition};
 use onemac_sim::clock::MS;
-use onemac_sim::fault::plan;
+use onemac_sim::fault::{Fault, plan};
 use onemac_sim::run::run;
 use onemac_sim::shorten::shorten;
 use onemac_sim::summary::{Series, Summary, run_all};
@@ -29,6 +29,9 @@ struct Arguments {
     /// Runs at a time [one a processor].
     #[arg(long)]
     threads: Option<usize>,
+    /// After so many violations no more runs are begun.
+    #[arg(long, default_value_t = 20)]
+    enough: usize,
     /// Tell the run of the first seed in full, whether it breaks a promise or not.
     #[arg(long)]
     tell: bool,
@@ -60,6 +63,17 @@ enum Rule {
     Silence,
     Lists,
     FreshLists,
+    ShrinkingLease,
+    ConfirmedRenewals,
+    Deafness,
+    DeafUnawaited,
+    LongListening,
+    AnsweredNewcomers,
+    Votes,
+    OtherDefinitions,
+    Handed,
+    Changing,
+    RestartHandover,
 }
 
 impl Rule {
@@ -80,6 +94,17 @@ impl Rule {
             Rule::Silence => Mutation::ResetsAll,
             Rule::Lists => Mutation::NoLists,
             Rule::FreshLists => Mutation::StaleLists,
+            Rule::ShrinkingLease => Mutation::LeaseNeverShrinks,
+            Rule::ConfirmedRenewals => Mutation::RenewalsUnconfirmed,
+            Rule::Deafness => Mutation::DeafGoesOn,
+            Rule::DeafUnawaited => Mutation::DeafAwaited,
+            Rule::LongListening => Mutation::ShortListening,
+            Rule::AnsweredNewcomers => Mutation::HeardIsAnswered,
+            Rule::Votes => Mutation::VotesAnyway,
+            Rule::OtherDefinitions => Mutation::DefinitionsUnheeded,
+            Rule::Handed => Mutation::HandedForgotten,
+            Rule::Changing => Mutation::ChangingUnheeded,
+            Rule::RestartHandover => Mutation::RestartForgets,
         }
     }
 }
@@ -97,7 +122,7 @@ fn main() -> ExitCode {
         }),
         mutation: arguments.without.map(Rule::mutation),
         threads: threads.unwrap_or(1),
-        enough: 20,
+        enough: arguments.enough,
     };
     if arguments.tell {
         let config = series.config(series.from);
@@ -133,8 +158,14 @@ fn print(summary: &Summary, seconds: f64) {
     println!("{} runs, {:.0} s of cluster time in {seconds:.1} s", summary.runs, summary.lasted as f64 / 1e9);
     println!(
         "{} faults, {} datagrams, {} kernel changes",
-        summary.counts.faults, summary.counts.datagrams, summary.counts.commits
+        summary.counts.faults.iter().sum::<u64>(),
+        summary.counts.datagrams,
+        summary.counts.commits
     );
+    let kinds = Fault::KINDS.iter().zip(summary.counts.faults);
+    let kinds: Vec<String> = kinds.map(|(kind, count)| format!("{kind} {count}")).collect();
+    println!("faults by kind: {}", kinds.join(", "));
+    println!("{} runs with one host's faults, or an operator's orders, alone", summary.counts.judged);
     println!(
         "{} lists of connections asked for, {} taken in, {} too late",
         summary.counts.asks, summary.counts.lists, summary.counts.late_lists
@@ -146,7 +177,12 @@ fn print(summary: &Summary, seconds: f64) {
         f64::from(at(1000)) / 1000.0,
         summary.slowest as f64 / MS as f64
     );
-    println!("{} total partitions with an owner on either side", summary.partitions);
+    let excused = summary.excused;
+    println!(
+        "{} total partitions with an owner on either side, {:.0} s in all",
+        excused.times,
+        excused.lasted as f64 / 1e9
+    );
     println!("{} violations", summary.violations.len());
     for (seed, violation) in &summary.violations {
         println!("  seed {seed} {violation}");

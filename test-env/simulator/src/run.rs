@@ -6,11 +6,11 @@ use onemac_core::node::{ASK_PAUSE_MAX, Partition};
 use onemac_core::ownership::{self, Candidate};
 use onemac_core::report::HostState;
 
-use crate::check::{Checks, Violation};
+use crate::check::{Checks, Excused, Violation};
 use crate::clock::{At, MS, nanos};
 use crate::config::Config;
 use crate::dice::Dice;
-use crate::fault::{Fault, Planned};
+use crate::fault::Planned;
 use crate::mask::Mask;
 use crate::world::{Counts, Host, World, name};
 
@@ -19,8 +19,8 @@ use crate::world::{Counts, Host, World, name};
 pub struct Outcome {
     /// How much happened.
     pub counts: Counts,
-    /// How many times two owners were put down to a partition.
-    pub partitions: u64,
+    /// What was put down to a partition.
+    pub excused: Excused,
     /// From the end of all faults until every slice had its owner.
     pub healed: Option<At>,
     /// Simulated time.
@@ -33,7 +33,7 @@ pub struct Outcome {
 
 /// Within this time after the last fault every slice must have its owner; see `docs/protocol.md`.
 pub fn healing_bound(config: &Config) -> At {
-    nanos(config.timing.expiry() * 3 + config.timing.heartbeat * 6)
+    nanos(config.timing.expiry() * 4 + config.timing.heartbeat * 6)
 }
 
 /// So long after that, clients whose connections have died with a host that its heir saw dying must be told,
@@ -50,14 +50,13 @@ fn calm(config: &Config) -> At {
 
 /// Runs a plan.
 pub fn run(config: &Config, plan: &[Planned], tell: bool) -> Outcome {
-    let partitions = plan.iter().any(|p| matches!(p.fault, Fault::Cut { .. } | Fault::Unplug { .. }));
-    let mut world = World::new(config.clone(), plan, Checks::new(config, partitions));
+    let mut world = World::new(config.clone(), plan, Checks::new(config, plan));
     world.story = tell.then(Vec::new);
     let mut healed = None;
     let violation = phases(&mut world, &mut healed).err();
     Outcome {
         counts: world.counts,
-        partitions: world.partitions(),
+        excused: world.excused(),
         healed,
         lasted: world.now,
         violation,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use onemac_core::node::{Mutation, Partition};
 
-use crate::check::Violation;
+use crate::check::{Excused, Violation};
 use crate::clock::At;
 use crate::config::Config;
 use crate::fault::plan;
@@ -48,8 +48,8 @@ pub struct Summary {
     pub counts: Counts,
     /// Simulated time in all.
     pub lasted: u128,
-    /// How many times two owners were put down to a partition.
-    pub partitions: u64,
+    /// What was put down to a partition.
+    pub excused: Excused,
     /// From the end of faults until everyone was served, in thousandths of the bound; sorted.
     pub healed: Vec<u32>,
     /// The longest such time.
@@ -73,14 +73,16 @@ pub fn run_all(series: &Series, progress: impl Fn(u64) + Sync) -> Summary {
             let outcome = run(&config, &plan(&config), false);
             let Ok(mut total) = total.lock() else { return };
             total.runs += 1;
-            total.counts.faults += outcome.counts.faults;
+            total.counts.faults.iter_mut().zip(outcome.counts.faults).for_each(|(all, more)| *all += more);
+            total.counts.judged += outcome.counts.judged;
             total.counts.datagrams += outcome.counts.datagrams;
             total.counts.commits += outcome.counts.commits;
             total.counts.asks += outcome.counts.asks;
             total.counts.lists += outcome.counts.lists;
             total.counts.late_lists += outcome.counts.late_lists;
             total.lasted += u128::from(outcome.lasted);
-            total.partitions += outcome.partitions;
+            total.excused.times += outcome.excused.times;
+            total.excused.lasted += outcome.excused.lasted;
             if let Some(healed) = outcome.healed {
                 total.healed.push((healed * 1000 / healing_bound(&config)) as u32);
                 total.slowest = total.slowest.max(healed);

@@ -44,7 +44,7 @@ fn answered(world: &World, dead: usize) -> Mask {
 /// A host serves no new connections any more, but has its old ones; then an owner of its slices dies.
 fn bereaved(seed: u64, drained: usize, dies: usize) -> (World, Mask) {
     let config = Config { seed, ..faithful(4) };
-    let mut world = World::new(config.clone(), &[], Checks::new(&config, false));
+    let mut world = World::new(config.clone(), &[], Checks::new(&config, &[]));
     assert_eq!(world.run(6000 * MS, is_whole), Ok(true), "the cluster never came to be");
     passes(&mut world, 1000);
     world.feed(drained, Input::Drain { service: None });
@@ -90,7 +90,7 @@ fn owner(world: &World) -> usize {
 #[test]
 fn what_a_host_has_listed_dies_with_it() {
     let config = Config { slices: 1, ..faithful(4) };
-    let mut world = World::new(config.clone(), &[], Checks::new(&config, false));
+    let mut world = World::new(config.clone(), &[], Checks::new(&config, &[]));
     assert_eq!(world.run(6000 * MS, is_whole), Ok(true), "the cluster never came to be");
     (0..4).for_each(|host| world.feed(host, Input::Weight(1)));
     passes(&mut world, 2000);

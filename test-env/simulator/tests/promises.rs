@@ -17,14 +17,18 @@ fn two_thousand_runs_break_no_promise() {
     assert_eq!(summary.violations, []);
     assert_eq!(summary.runs, 2000);
     // The troubles are real: so many faults, and partitions with an owner on either side.
-    assert!(summary.counts.faults > 20_000 && summary.partitions > 50, "{:?}", summary.counts);
+    assert!(
+        summary.counts.faults.iter().sum::<u64>() > 15_000 && summary.excused.times > 50,
+        "{:?}",
+        summary.counts
+    );
 }
 
 #[test]
 fn a_majority_is_never_excused() {
     let all = Series { partition: Some(Partition::Majority), ..series(300) };
     let summary = run_all(&all, |_| {});
-    assert_eq!((summary.violations, summary.partitions), (vec![], 0));
+    assert_eq!((summary.violations, summary.excused.times), (vec![], 0));
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Node {
             let same = if r.definition == self.cluster.definition {
                 r.view == Some(view.id)
             } else {
-                r.state == HostState::Joining
+                r.state == HostState::Joining || self.broken(Broken::DefinitionsUnheeded)
             };
             same && p.answered >= Some(entry)
         })
@@ -120,20 +120,17 @@ impl Node {
         stays && (self.agreement_stale || agrees() == self.agreed)
     }
 
-    /// Whether this host may add slices now: its own lease holds, nobody who agrees can have given it up
-    /// since, and those who agree suffice to serve without the others.
+    /// Whether this host may add slices now: its own lease runs.
     pub(super) fn may_acquire(&self, now: Time) -> bool {
-        let holds = self.lease.granted.is_some_and(|until| until > now);
-        let heard = |p: &super::Peer| p.basis.is_some_and(|basis| basis + self.timing.lease > now);
-        let votes = |h: &String| {
-            *h == self.me
-                || self.is_alive_by_our_definition(h)
-                    && self.peers.get(h).is_some_and(|p| p.report.state != HostState::Joining)
+        self.phase == Phase::Serving && self.lease.granted.is_some_and(|until| until > now)
+    }
+
+    /// Whether our view is a vote: everybody whom we hear and who may hold slices is in it.
+    pub(super) fn hears_nobody_outside(&self, view: &View) -> bool {
+        let outside = |(name, peer): (&String, &super::Peer)| {
+            peer.alive && peer.report.state != HostState::Joining && !view.members.contains_key(name)
         };
-        let proven = holds && !self.doubts_anyone(now) && self.peers.values().filter(|p| p.alive).all(heard);
-        (proven || self.broken(Broken::NoAgreement) || self.broken(Broken::NoAcknowledgements))
-            && self.phase == Phase::Serving
-            && self.partition.suffices(&self.cluster, votes)
+        !self.peers.iter().any(outside) || self.broken(Broken::VotesAnyway)
     }
 
     /// Whether every living host has answered our report `seq` or a later one.

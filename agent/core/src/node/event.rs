@@ -65,6 +65,8 @@ pub enum Event {
     },
     /// The peers did not confirm our heartbeats in time; the kernel has stopped accepting by itself.
     LeaseLapsed,
+    /// No frame and no word of anybody has come in for long; starting over.
+    Deaf,
     /// A larger part of the cluster serves by another definition; starting over.
     Outvoted {
         /// Its hosts.
@@ -133,6 +135,8 @@ pub enum Hold {
     },
     /// The service device has no carrier.
     NoLink,
+    /// No frame of another host has come in by the service device.
+    Deaf,
     /// Another machine uses our name.
     NameTaken,
 }

@@ -152,7 +152,8 @@ impl Node {
     }
 
     fn handed(&self, service: &str) -> SliceSet {
-        self.handed.get(service).cloned().unwrap_or_default()
+        let handed = self.handed.get(service).filter(|_| !self.broken(Broken::HandedForgotten));
+        handed.cloned().unwrap_or_default()
     }
 
     /// What the kernel is to do with the slices of `service` now.
@@ -175,7 +176,10 @@ impl Node {
             if may_acquire {
                 // Who claims a slice and relays it to us as well is in the middle of a change; if that is one
                 // of taking it back, it must not meet an open door.
-                let changing = others.relayed_to_us.minus(&held.incoming);
+                let mut changing = others.relayed_to_us.minus(&held.incoming);
+                if self.broken(Broken::ChangingUnheeded) {
+                    changing = SliceSet::new();
+                }
                 let served = others.claims.or(&others.relayed_elsewhere);
                 next.incoming = next.incoming.or(&mine.and(&served).minus(&changing));
             }

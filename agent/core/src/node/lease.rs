@@ -4,10 +4,9 @@
 //! from a moment that is not later than that: the publication of a report that the peer has answered. It is
 //! the agent's own word that the lease hangs on, never the kernel's answer.
 //!
-//! With [`Partition::Serve`] every living peer's answer counts. One that falls silent for good cannot
-//! answer; when its last answer is about to run out, it is left out of the count if it kept answering
-//! promptly until it fell silent ([`ANSWER_LATE`]), which tells a dead host from one that we do not reach.
-//! Should it live, deaf and mute to us, that is a total partition, in which each side serves.
+//! With [`Partition::Serve`] the answers of every living peer count that has been heard within half a lease. Who is
+//! silent for longer is dead, or lives and neither hears us nor is heard: that is a partition, in which each side serves.
+//! Who is heard and does not answer may be about to take over: the lease ends before it does.
 //!
 //! With [`Partition::Majority`] the answers of any hosts count that suffice to serve without the others,
 //! and nobody is left out.
@@ -22,13 +21,6 @@ use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
 use crate::time::Time;
 
-/// A peer's last word must have answered one of ours that was at most so many heartbeats old: two let one
-/// of our heartbeats or one answer get lost.
-const ANSWER_LATE: u32 = 2;
-
-/// For so many heartbeats we must have been awake ourselves before somebody's silence means anything.
-const AWAKE: u32 = 2;
-
 /// What is known about our own heartbeats.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
@@ -39,13 +31,18 @@ pub(super) struct Lease {
     published: VecDeque<(u64, Time)>,
     /// The end of the lease that the kernel was last given.
     pub(super) granted: Option<Time>,
-    /// When this host last woke from a sleep.
-    pub(super) woke: Option<Time>,
+    /// The end of the lease that the kernel is known to have.
+    pub(super) confirmed: Option<Time>,
 }
 
 impl Lease {
     pub(super) fn sent(&mut self, at: Time) {
         self.last_sent = self.last_sent.max(Some(at));
+    }
+
+    /// What was asked for in an earlier life says nothing of this one.
+    pub(super) fn renewed(&mut self, until: Time) {
+        self.confirmed = self.granted.map(|_| until);
     }
 
     pub(super) fn published(&mut self, seq: u64, now: Time, keep: Duration) {
@@ -62,16 +59,6 @@ impl Lease {
     }
 }
 
-/// What one peer's answers say about our lease.
-enum Answer {
-    /// It does not give us up for a lease and a margin after this lease would end.
-    Until(Time),
-    /// It is dead, or we are a cluster of our own.
-    Silent,
-    /// It lives, and may be about to take over.
-    Unproven,
-}
-
 impl Node {
     /// Gives the kernel another end of the lease if the answers allow or demand it. Many datagrams may
     /// carry one heartbeat, so half a heartbeat's gain is waited for.
@@ -85,9 +72,12 @@ impl Node {
         };
         let Some(until) = until else { return };
         let granted = self.lease.granted;
-        let earlier = self.partition == Partition::Serve && granted.is_some_and(|old| until < old);
+        let earlier = self.partition == Partition::Serve
+            && granted.is_some_and(|old| until < old)
+            && !self.broken(Broken::LeaseNeverShrinks);
         if earlier || granted.is_none_or(|old| until >= old + self.timing.heartbeat / 2) {
             self.lease.granted = Some(until);
+            self.lease.confirmed = self.lease.confirmed.or(Some(until));
             self.moves_stale |= granted.is_none();
             self.actions.push_back(Action::Renew { lease_until: until });
         }
@@ -96,37 +86,34 @@ impl Node {
     /// Whether the kernel has been left without a lease. Such a lease is never taken up again, not even by
     /// a host that has no slices yet: somebody may be taking over at this moment.
     pub(super) fn lease_lapsed(&self, now: Time) -> bool {
-        self.serves() && self.lease.granted.is_some_and(|until| now >= until)
+        self.lease_end().is_some_and(|until| now >= until)
+    }
+
+    /// When the kernel's lease ends, as far as is known: a renewal that the kernel has not taken is none.
+    pub(super) fn lease_end(&self) -> Option<Time> {
+        let confirmed = match self.broken(Broken::RenewalsUnconfirmed) {
+            true => self.lease.granted,
+            false => self.lease.confirmed,
+        };
+        self.lease.granted.min(confirmed).filter(|_| self.serves())
     }
 
     /// The end of the lease by the answers of every living peer.
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
-        for peer in self.peers.values().filter(|p| p.alive) {
-            match self.answer(peer, now) {
-                Answer::Until(end) => until = until.min(end),
-                Answer::Silent => {}
-                Answer::Unproven => return None,
-            }
+        for peer in self.peers.values().filter(|p| self.counts(p, now)) {
+            until = until.min(peer.basis? + self.timing.lease);
         }
         Some(until)
     }
 
-    fn answer(&self, peer: &Peer, now: Time) -> Answer {
-        if self.broken(Broken::NoAcknowledgements) {
-            return Answer::Silent;
-        }
-        let Some(basis) = peer.basis else { return Answer::Unproven };
-        let end = basis + self.timing.lease;
-        if end > now + self.timing.lease / 4 {
-            return Answer::Until(end);
-        }
-        let awake = self.lease.woke.is_none_or(|woke| now.since(woke) >= self.timing.heartbeat * AWAKE);
-        let answered_promptly = peer.arrived.since(basis) <= self.timing.heartbeat * ANSWER_LATE;
-        match awake && (answered_promptly || self.broken(Broken::SilenceIsDeath)) {
-            true => Answer::Silent,
-            false => Answer::Unproven,
-        }
+    /// Whether a peer may take over from us without our hearing of it in time.
+    fn counts(&self, peer: &Peer, now: Time) -> bool {
+        let silence = match self.broken(Broken::SilenceIsDeath) {
+            true => self.timing.heartbeat,
+            false => self.timing.silence(),
+        };
+        peer.alive && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
     }
 
     /// The end of the lease by the answers of the hosts that suffice to serve without the others. A host
@@ -137,8 +124,7 @@ impl Node {
         let mut ends: Vec<(Time, &str)> = Vec::new();
         for (name, peer) in &self.peers {
             let probation = now.since(peer.constant_since) < self.timing.expiry();
-            let counts = peer.answered.is_some() && (!probation || self.broken(Broken::NoProbation));
-            if let Some(basis) = peer.basis.filter(|_| counts) {
+            if let Some(basis) = peer.basis.filter(|_| !probation || self.broken(Broken::NoProbation)) {
                 ends.push((basis + self.timing.lease, name));
             }
         }

@@ -8,7 +8,8 @@ use core::time::Duration;
 
 use serde::Serialize;
 
-use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Partition, Phase, STRANGER_INTERVAL};
+use super::memory::Known;
+use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
 use crate::time::Time;
 use crate::view::DefinitionId;
@@ -19,20 +20,13 @@ pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
-    /// The same, by the clock alone.
-    pub arrived: Time,
-    /// Heard within the expiry, and known to have spoken then: see [`Node::is_recent`].
+    /// Heard within the expiry.
     pub alive: bool,
     /// It was alive when our last life ended, and has not been since.
     lost: bool,
-    /// When it was first heard after a silence, if what it says may as well be the late word of a dead host.
-    pub doubted: Option<Time>,
     /// Our newest report of this life that it has answered.
     pub answered: Option<u64>,
-    /// When it began to listen, as far as we know, while it joins.
-    began: Option<Time>,
-    /// It heard us, or began to listen, no earlier than this: it gives us up an expiry later at the
-    /// earliest. Unknown if that may be longer ago than a lease.
+    /// When we published the newest report that it has answered: it gives us up an expiry later at the earliest.
     pub basis: Option<Time>,
     /// Since when its answers have come without a gap as long as a lease.
     pub constant_since: Time,
@@ -40,21 +34,10 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A host of which the last agent knew whether it lives. It has answered nothing yet.
-    pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool) -> Self {
-        let (heard, arrived, constant_since) = (now, now, now);
-        let (doubted, answered, began, basis) = (None, None, None, None);
-        let lost = false;
-        Peer { report, heard, arrived, alive, lost, doubted, answered, began, basis, constant_since }
+    pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool, known: Option<Known>) -> Self {
+        let (basis, constant_since) = known.map_or((None, now), |k| (Some(k.basis), k.constant_since));
+        Peer { report, heard: now, alive, lost: false, answered: None, basis, constant_since }
     }
-}
-
-/// When a joining host began to listen. The report that was on its way for the shortest time tells best.
-fn began_to_listen(now: Time, report: &Report, before: Option<&Peer>) -> Option<Time> {
-    if report.state != HostState::Joining {
-        return None;
-    }
-    let began = now - Duration::from_millis(report.listening_ms);
-    Some(before.and_then(|o| o.began).map_or(began, |known| known.min(began)))
 }
 
 impl Node {
@@ -79,38 +62,59 @@ impl Node {
             self.hear_of_later_life(now, stamp);
         }
         let old = self.peers.get(&report.host);
-        if old.is_some_and(|p| p.report.stamp >= report.stamp) {
+        let is_news = old.map_or_else(|| self.is_configured(&report.host), |o| o.report.stamp < report.stamp);
+        if !is_news || !report.stamp.is_possible() {
             return;
         }
+        self.ears = now;
         let same_life = old.filter(|o| o.report.stamp.incarnation == report.stamp.incarnation);
         let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
-        let began = began_to_listen(now, &report, same_life);
-        let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(began);
+        let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(same_life.and_then(|o| o.basis));
         let constant_since = same_life
-            .filter(|o| o.answered.is_some())
             .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
             .map_or(now, |o| o.constant_since);
-        let speaks = report.state != HostState::Left;
-        let doubted = same_life.and_then(|o| o.doubted).filter(|&t| now.since(t) < self.expiry());
-        let recent = self.is_recent(now, &report, answered.and(basis), doubted);
-        let alive = speaks && (old.is_some_and(|o| o.alive) || recent);
-        let doubted = if speaks && !alive { doubted.or(Some(now)) } else { None };
-        let lost = speaks && !alive && old.is_some_and(|o| o.lost);
-        let (heard, arrived) = (now, now);
-        self.take_in(
-            now,
-            Peer { report, heard, arrived, alive, lost, doubted, answered, began, basis, constant_since },
-        );
+        // Who is deaf has begun a life, holds nothing, and will begin to listen anew.
+        let deaf = report.deaf && !self.broken(Broken::DeafAwaited);
+        let alive = report.state != HostState::Left && !deaf;
+        let lost = report.deaf && old.is_some_and(|o| o.lost);
+        let was_alive = old.filter(|o| o.alive && report.deaf).map(|o| Arc::clone(&o.report));
+        if let Some(before) = was_alive {
+            self.bereave(now, &before);
+        }
+        self.take_in(now, Peer { report, heard: now, alive, lost, answered, basis, constant_since });
     }
 
-    /// Whether a report, the first one after a silence, was spoken of late. Gossip passes on the last words
-    /// of the dead, and datagrams can be late. A report is recent if it answers a recent one of ours, if its
-    /// host has just begun to listen, or if its host goes on speaking.
-    fn is_recent(&self, now: Time, report: &Report, answer: Option<Time>, doubted: Option<Time>) -> bool {
-        let just_began = Duration::from_millis(report.listening_ms) <= self.timing.heartbeat * 2;
-        answer.is_some()
-            || report.state == HostState::Joining && just_began
-            || doubted.is_some_and(|first| now.since(first) >= self.timing.heartbeat / 2)
+    /// Whether a host of this name counts: by the definition, or by the one to come.
+    fn is_configured(&self, host: &str) -> bool {
+        let staged = self.staged.as_ref().is_some_and(|s| s.cluster.hosts.contains_key(host));
+        staged || self.cluster.hosts.contains_key(host)
+    }
+
+    /// The service device has received frames of others. The listening of a newcomer begins with the first one.
+    pub(super) fn hear_frame(&mut self, now: Time) {
+        self.ears = now;
+        if core::mem::take(&mut self.deaf)
+            && let Phase::Joining { since } = &mut self.phase
+        {
+            *since = now;
+            self.voice.tell_all();
+        }
+    }
+
+    /// Ends a life that hears nothing while it holds others alive: their silence proves nothing.
+    pub(super) fn end_deaf_life(&mut self, now: Time) -> bool {
+        let deaf = !self.broken(Broken::DeafGoesOn)
+            && self.serves()
+            && self.peers.values().any(|p| p.alive)
+            && now >= self.ears + self.timing.deafness();
+        if deaf {
+            self.note(Event::Deaf);
+            match self.phase {
+                Phase::Leaving { .. } => self.stop(),
+                _ => self.begin(now, self.stamp.incarnation + 1),
+            }
+        }
+        deaf
     }
 
     fn take_in(&mut self, now: Time, peer: Peer) {
@@ -133,8 +137,9 @@ impl Node {
         let other_view = old.is_none_or(|o| o.report.view != r.view);
         let entry = Some(self.entry());
         let other_answer = old.is_none_or(|o| (o.answered >= entry) != (peer.answered >= entry));
+        let first_answer = peer.answered.is_some() && old.is_none_or(|o| o.answered.is_none());
         // Whoever changes waits for us to say that we know, and so does one that comes back.
-        let was_away = old.is_none_or(|o| now.since(o.arrived) > self.timing.heartbeat * 2);
+        let was_away = old.is_none_or(|o| now.since(o.heard) > self.timing.heartbeat * 2);
         if reappears && peer.alive {
             let event = Event::HostAlive { host: r.host.clone(), incarnation: r.stamp.incarnation };
             self.note(event);
@@ -145,12 +150,8 @@ impl Node {
         if other_claims {
             self.note_takers(&Arc::clone(&peer.report));
         }
-        self.stirred |= other_standing;
+        self.stirred |= other_standing || first_answer;
         self.agreement_stale |= other_view || other_answer;
-        if peer.doubted.is_some() {
-            self.stirred = true;
-            self.doubts_end = now + self.expiry();
-        }
         self.view_stale |= other_standing;
         self.moves_stale |= other_standing || other_claims;
         self.next_expiry = self.next_expiry.min(now + self.expiry());
@@ -162,7 +163,8 @@ impl Node {
 
     /// Our own name, from a life that we do not remember: the clock went back, or somebody else has it.
     fn hear_of_later_life(&mut self, now: Time, of_us: Stamp) {
-        if of_us <= self.stamp || self.phase == Phase::Left || self.broken(Broken::NoIncarnations) {
+        let later = of_us > self.stamp && of_us.is_possible();
+        if !later || self.phase == Phase::Left || self.broken(Broken::NoIncarnations) {
             return;
         }
         let heard = of_us.incarnation;
@@ -181,22 +183,16 @@ impl Node {
         for peer in self.peers.values_mut() {
             peer.lost |= peer.alive;
             peer.alive = false;
-            peer.doubted = None;
             peer.answered = None;
             peer.basis = None;
         }
         self.strangers.clear();
     }
 
-    /// Begins to listen. Whom we have heard before we shall not give up sooner than an expiry from now: the
-    /// others count on that, for it is all that they know of a host that has not answered them yet.
+    /// Begins to listen.
     pub(super) fn listen(&mut self, now: Time) {
         self.phase = Phase::Joining { since: now };
         self.candidate_since = None;
-        for peer in self.peers.values_mut() {
-            peer.heard = peer.heard.max(now);
-        }
-        self.doubts_end = now + self.expiry();
     }
 
     /// Time that this host slept through is not held against its peers, nor does it count as listening:
@@ -206,18 +202,14 @@ impl Node {
         if slept.is_zero() {
             return;
         }
-        if slept > self.timing.heartbeat / 2 {
-            self.lease.woke = Some(self.last_step);
-        }
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
         }
         let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
-        for time in foreign.chain(self.candidate_since.as_mut()) {
+        for time in foreign.chain(self.candidate_since.as_mut()).chain([&mut self.ears]) {
             *time = (*time + slept).min(self.last_step);
         }
         self.stirred = true;
-        self.doubts_end = self.last_step + self.expiry();
         let listens = self.broken(Broken::SleepListens);
         if let Phase::Joining { since } = &mut self.phase
             && !listens
@@ -275,6 +267,9 @@ impl Node {
         if !self.link_up {
             return Some(Hold::NoLink);
         }
+        if self.deaf {
+            return Some(Hold::Deaf);
+        }
         if let Some(hosts) = self.outvoted_by() {
             return Some(Hold::Definition { hosts });
         }
@@ -283,11 +278,8 @@ impl Node {
             return Some(Hold::Version { hosts });
         }
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
-        let missing: Vec<String> = others().filter(|h| !self.is_alive(h)).cloned().collect();
-        let listened = now.since(since) >= self.expiry();
-        if self.doubts_anyone(now)
-            || !listened && (!missing.is_empty() || self.partition == Partition::Majority)
-        {
+        let missing: Vec<String> = others().filter(|h| !self.has_answered(h)).cloned().collect();
+        if !missing.is_empty() && now.since(since) < self.listening() {
             return Some(Hold::Listening { missing });
         }
         if !missing.is_empty() && others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
@@ -340,9 +332,16 @@ impl Node {
         true
     }
 
-    /// Whether somebody may be alive of whom we know nothing but a word that may be old.
-    pub(super) fn doubts_anyone(&self, now: Time) -> bool {
-        self.peers.values().any(|p| p.doubted.is_some() && now.since(p.heard) < self.expiry())
+    /// Whether a host that is alive has answered this life.
+    fn has_answered(&self, host: &str) -> bool {
+        let heard = self.broken(Broken::HeardIsAnswered);
+        self.peers.get(host).is_some_and(|p| p.alive && (p.answered.is_some() || heard))
+    }
+
+    /// For how long a host listens before it serves without somebody who has not answered it: whoever hears it within an
+    /// expiry, and is not answered, has no lease any more an expiry later.
+    pub(super) fn listening(&self) -> Duration {
+        if self.broken(Broken::ShortListening) { self.expiry() } else { self.expiry() * 2 }
     }
 
     /// Whether a configured host has been heard within the expiry.

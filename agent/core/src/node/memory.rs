@@ -71,6 +71,17 @@ pub struct Memory {
     pub orphaned: Claims,
     /// Until when that matters.
     pub orphaned_until: Time,
+    /// What was known of each peer's answers when the agent was replaced in order; empty otherwise.
+    pub known: BTreeMap<String, Known>,
+}
+
+/// What is known of one peer's answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// When the newest report was published that it has answered.
+    pub basis: Time,
+    /// Since when its answers have come without a gap as long as a lease.
+    pub constant_since: Time,
 }
 
 impl Node {
@@ -84,21 +95,22 @@ impl Node {
 
     /// Goes on with the life of the last agent.
     pub(super) fn go_on(&mut self, now: Time, memory: Memory, lease_until: Option<Time>) {
-        let Memory { incarnation, seq_limit, weight, drained, members, gone, .. } = memory;
+        let Memory { incarnation, seq_limit, weight, drained, members, gone, known, .. } = memory;
         self.orphans.go_on(seq_limit, memory.orphaned, memory.orphaned_until);
         self.stamp = Stamp { incarnation, seq: seq_limit };
         self.phase = Phase::Serving;
         self.weight = weight;
         self.drained = drained;
-        self.lease.granted = lease_until;
+        (self.lease.granted, self.lease.confirmed) = (lease_until, lease_until);
+        self.deaf = false;
         self.connections.settled(now, &self.held);
         for (name, member) in members.iter().filter(|(name, _)| **name != self.me) {
-            self.peers
-                .insert(name.clone(), Peer::by_memory(now, Arc::new(self.stand_in(name, member)), true));
+            let report = Arc::new(self.stand_in(name, member));
+            self.peers.insert(name.clone(), Peer::by_memory(now, report, true, known.get(name).copied()));
         }
         for (name, stamp) in gone {
             let report = Report::plain(name.clone(), stamp, self.cluster.definition, HostState::Left);
-            self.peers.insert(name, Peer::by_memory(now, Arc::new(report), false));
+            self.peers.insert(name, Peer::by_memory(now, Arc::new(report), false, None));
         }
         self.next_expiry = now + self.expiry();
         self.view_seq = seq_limit + 1;
@@ -143,7 +155,31 @@ impl Node {
         {
             return;
         }
-        let memory = Box::new(Memory {
+        let memory = Box::new(self.memory(view));
+        self.remembered = Some(memory.clone());
+        self.actions.push_back(Action::Remember(Some(memory)));
+    }
+
+    /// What an agent that takes this one's place right now goes on with, if it can: all that is kept otherwise, and what is
+    /// known of the peers' answers.
+    pub fn checkpoint(&self) -> Option<Box<Memory>> {
+        let mut memory = self.remembered.clone()?;
+        if self.broken(Broken::RestartForgets) {
+            return Some(memory);
+        }
+        memory.known = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.alive)
+            .filter_map(|(name, p)| {
+                Some((name.clone(), Known { basis: p.basis?, constant_since: p.constant_since }))
+            })
+            .collect();
+        Some(memory)
+    }
+
+    fn memory(&self, view: &View) -> Memory {
+        Memory {
             incarnation: self.stamp.incarnation,
             seq_limit: self.stamp.seq + NUMBERS,
             definition: self.cluster.definition,
@@ -153,8 +189,7 @@ impl Node {
             gone: self.gone(),
             orphaned: self.orphans.slices().clone(),
             orphaned_until: self.orphans.until(),
-        });
-        self.remembered = Some(memory.clone());
-        self.actions.push_back(Action::Remember(Some(memory)));
+            known: BTreeMap::new(),
+        }
     }
 }

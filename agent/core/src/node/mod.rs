@@ -118,8 +118,10 @@ pub struct Node {
     stirred: bool,
     /// So may the peers' views and answers.
     agreement_stale: bool,
-    /// Until then somebody may be doubted.
-    doubts_end: Time,
+    /// When a frame or a word of another host was last heard; time that we slept through moves it on.
+    ears: Time,
+    /// No frame has been heard in this life.
+    deaf: bool,
     /// Something has changed that the view depends on.
     view_stale: bool,
     /// The number of our first report that carries `view`.
@@ -230,7 +232,8 @@ impl Node {
             next_expiry: now,
             stirred: true,
             agreement_stale: true,
-            doubts_end: now,
+            ears: now,
+            deaf: false,
             view: None,
             view_stale: true,
             view_seq: 0,
@@ -291,7 +294,6 @@ impl Node {
     pub fn handle(&mut self, now: Time, input: Input) {
         let gap = now.since(self.last_step);
         self.stirred |= now >= self.next_deadline()
-            || self.last_step < self.doubts_end
             || !self.strangers.is_empty()
             || self.other_version().next().is_some()
             || !matches!(input, Input::Heard(_) | Input::Sent { .. });
@@ -299,7 +301,9 @@ impl Node {
         self.guard(now, gap);
         self.excuse(gap);
         match input {
-            Input::Tick | Input::Frame | Input::Renewed { .. } => {}
+            Input::Tick => {}
+            Input::Frame => self.hear_frame(now),
+            Input::Renewed { until } => self.lease.renewed(until),
             Input::Heard(report) => self.hear(now, report),
             Input::Sent { at } => self.lease.sent(at),
             Input::Committed { change, ok } => self.committed(now, change, ok),
@@ -335,12 +339,12 @@ impl Node {
     /// When to feed [`Input::Tick`] if nothing happens before.
     pub fn next_deadline(&self) -> Time {
         let phase = match self.phase {
-            Phase::Joining { since } => Some(since + self.expiry()).filter(|&t| t > self.last_step),
+            Phase::Joining { since } => Some(since + self.listening()).filter(|&t| t > self.last_step),
             Phase::Leaving { since } => Some(since + self.leave_limit()).filter(|&t| t > self.last_step),
             Phase::Left => return self.next_heartbeat,
             Phase::Starting | Phase::Serving => None,
         };
-        let lapse = self.lease.granted.filter(|&t| self.serves() && t > self.last_step);
+        let lapse = self.lease_end().filter(|&t| t > self.last_step);
         let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
         let relays = self.relay_until.filter(|&t| t > self.last_step);
         let lists = self.orphans.deadline().filter(|&t| t > self.last_step);
@@ -401,6 +405,7 @@ impl Node {
         self.patient_until = None;
         self.orphans.begin();
         self.lease = lease::Lease::default();
+        self.deaf = self.cluster.hosts.len() > 1;
         self.voice.hush();
         self.next_heartbeat = now + self.timing.heartbeat;
         self.remember();
@@ -418,6 +423,9 @@ impl Node {
         self.try_to_change();
         self.stirred |= self.view_stale;
         self.agreement_stale |= self.stirred;
+        if self.end_deaf_life(now) {
+            return;
+        }
         let before = self.phase;
         match self.phase {
             Phase::Starting => return self.retry(now),

@@ -19,8 +19,30 @@ pub enum Mutation {
     NoIncarnations,
     /// The lease runs from what was sent, whether anybody has heard it or not.
     NoAcknowledgements,
-    /// Who has fallen silent is held for dead, however long before that it had stopped hearing us.
+    /// Who has been silent for a heartbeat does not bound the lease any more.
     SilenceIsDeath,
+    /// The lease does not end earlier than was granted, whoever is heard again and does not answer.
+    LeaseNeverShrinks,
+    /// A renewal counts as taken without the kernel's word.
+    RenewalsUnconfirmed,
+    /// Who hears nothing goes on.
+    DeafGoesOn,
+    /// A host that says that it is deaf is waited for.
+    DeafAwaited,
+    /// A newcomer that misses somebody listens for one expiry.
+    ShortListening,
+    /// Somebody heard counts as somebody who has answered, when a newcomer asks whom it misses.
+    HeardIsAnswered,
+    /// A view is a vote, whoever else is heard.
+    VotesAnyway,
+    /// A host of another definition is not asked in agreement, whatever it holds.
+    DefinitionsUnheeded,
+    /// What somebody has taken by our relay is ours to send off again.
+    HandedForgotten,
+    /// What is claimed and relayed to us at once meets an open door.
+    ChangingUnheeded,
+    /// What was known of the answers is not handed over at a restart.
+    RestartForgets,
     /// Time slept through counts as time listened.
     SleepListens,
     /// What was answered to an earlier entry into a view counts for a later one.

@@ -266,7 +266,10 @@ impl World {
 
     fn commit(&mut self, i: usize, work: Kernelwork) {
         match work {
-            Kernelwork::Renew(until) => self.hosts[i].kernel.lease_until = until,
+            Kernelwork::Renew(until) => {
+                self.hosts[i].kernel.lease_until = until;
+                self.feed(i, Input::Renewed { until });
+            }
             Kernelwork::Apply(change, elsewhere) => {
                 let refused = self.kernel_trouble && self.dice.roll(10) == 0;
                 if !refused {
@@ -304,7 +307,7 @@ impl World {
                     // A wake that an earlier or later one has replaced is no wake, unless a pause moved it.
                     if self.hosts[host].wake.is_some_and(|wake| wake <= at) {
                         self.hosts[host].wake = None;
-                        self.feed(host, Input::Tick);
+                        self.feed(host, Input::Frame);
                     }
                 }
                 Event::Deliver(report) => self.feed(host, Input::Heard(report)),
@@ -401,7 +404,7 @@ fn a_cluster_that_starts_together_serves_as_soon_as_all_have_been_heard() {
 fn a_host_alone_waits_out_an_expiry_and_then_serves_everything() {
     let mut world = World::new(3, 1);
     world.start(0);
-    world.run(TIMING.expiry().as_millis() as u64 - 5, "alone");
+    world.run(TIMING.expiry().as_millis() as u64 * 2 - 5, "alone");
     assert_eq!(world.uncovered(), SLICES);
     world.run(300, "alone");
     assert_eq!(world.uncovered(), 0);

@@ -104,10 +104,6 @@ impl Node {
     pub(super) fn report(&self) -> Report {
         // Also of those that are gone: one that comes back must see that we stopped hearing it.
         let heard = self.peers.iter().map(|(n, p)| (n.clone(), p.report.stamp));
-        let listening_ms = match self.phase {
-            Phase::Joining { since } => self.last_step.since(since).as_millis() as u64 + 1,
-            _ => 0,
-        };
         Report {
             host: self.me.clone(),
             stamp: self.stamp,
@@ -115,9 +111,9 @@ impl Node {
             mac: self.mac,
             state: self.state(),
             weight: self.weight,
-            listening_ms,
+            deaf: self.deaf,
             candidate: self.candidate_since.is_some(),
-            view: self.view.as_ref().map(|v| v.id),
+            view: self.view.as_ref().filter(|v| self.hears_nobody_outside(v)).map(|v| v.id),
             drained: self.drained.clone(),
             staged: self.staged.as_ref().map(|s| s.cluster.definition),
             claims: holding::pick(&self.held, |h| h.accepted.clone()),

@@ -4,6 +4,7 @@ mod fence;
 mod majority;
 mod owners;
 mod resets;
+pub mod share;
 mod words;
 
 use std::fmt;
@@ -14,10 +15,12 @@ use onemac_core::view::Cluster;
 
 use crate::clock::{At, MS, nanos};
 use crate::config::{Config, DRIFT_MAX_PPM};
-use crate::network::Apart;
+use crate::fault::Planned;
+use crate::knowledge::Apart;
 use crate::world::{Host, World};
 
-pub use self::owners::Owners;
+pub use self::owners::Excused;
+use self::owners::Owners;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,35 +55,34 @@ pub enum Moved {
 pub struct Checks {
     apart: Apart,
     owners: Owners,
-    resets: resets::Resets,
     majority: majority::Majority,
+    /// What one host's fault, or an operator, may cost.
+    pub share: share::Share,
     found: Option<Violation>,
 }
 
-/// When two hosts are apart, see `docs/protocol.md`: a host may go on without the answers of another when it
-/// has heard nothing of it for three quarters of a lease less two heartbeats; the other takes over when it has
-/// heard nothing for an expiry. In true time, by clocks that run fast.
-pub fn apart(config: &Config) -> Apart {
+/// Two hosts are apart when one of them has had no news of the other for half a lease, for so long it waits for
+/// answers; and the other has had none of it for an expiry, when it gives it up. In true time, by clocks that run
+/// fast.
+fn apart(config: &Config) -> Apart {
     let t = config.timing;
     let true_time = |d: Duration| nanos(d) * 1_000_000 / (1_000_000 + DRIFT_MAX_PPM);
-    Apart { deaf: true_time((t.lease * 3 / 4).saturating_sub(t.heartbeat * 2)), mute: true_time(t.expiry()) }
+    Apart { deaf: true_time(t.lease / 2), mute: true_time(t.expiry()) }
 }
 
 impl Checks {
-    /// The checkers of a run. `partitions` says whether the run may cut links at all; if not, nothing is put
-    /// down to a partition.
-    pub fn new(config: &Config, partitions: bool) -> Self {
+    /// The checkers of a run with this plan.
+    pub fn new(config: &Config, plan: &[Planned]) -> Self {
         Checks {
             apart: apart(config),
-            owners: Owners::new(config, partitions),
-            // A kernel that refuses changes goes on resetting for a while after it should know better.
-            resets: resets::Resets::new(owners::tail(config) * 2),
+            owners: Owners::new(config, plan.iter().any(|p| p.fault.can_part())),
             majority: majority::Majority::new(config),
+            share: share::Share::new(config, plan),
             found: None,
         }
     }
 
-    /// See [`apart`].
+    /// What makes a partition.
     pub fn apart(&self) -> Apart {
         self.apart
     }
@@ -92,7 +94,10 @@ impl Checks {
         }
         self.owners.look(world, moved)?;
         if moved != Moved::Nothing {
-            self.resets.look(world)?;
+            resets::look(world)?;
+        }
+        if moved == Moved::Time {
+            self.share.look(world)?;
         }
         let hosts = match moved {
             Moved::Nothing => return Ok(()),
@@ -113,8 +118,8 @@ impl Checks {
         self.found = self.found.take().or(bad);
     }
 
-    /// How many times two owners were put down to a partition.
-    pub fn partitions(&self) -> u64 {
-        self.owners.partitions
+    /// What was put down to a partition.
+    pub fn excused(&self) -> Excused {
+        self.owners.excused()
     }
 }

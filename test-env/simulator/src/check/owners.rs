@@ -1,34 +1,33 @@
 //! No flow ever has two owners: no slice is accepted by two kernels at one instant.
 //!
-//! With `partition: serve` one exception is made, and the numbers that bound it are those that
-//! docs/protocol.md argues for: two hosts may both accept while they are apart ([`super::apart`]: neither
-//! has news of the other, directly or by way of others), or until a lease after that has ended.
+//! With `partition: serve` one exception is made: two hosts may both accept while they are apart, which is while both
+//! run and neither has news of the other, directly or by way of others ([`crate::knowledge::Knowledge`]). It ends when
+//! the first news has been read and the kernel of its reader has had the time to follow.
 
 use onemac_core::node::Partition;
 
 use super::{Moved, Violation};
-use crate::clock::{At, nanos};
-use crate::config::{Config, DRIFT_MAX_PPM};
+use crate::clock::At;
+use crate::config::Config;
 use crate::mask::Mask;
 use crate::world::{World, name};
-
-/// For how long after a partition its effects are excused.
-pub(super) fn tail(config: &Config) -> At {
-    let t = config.timing;
-    let lease = nanos(t.lease) * (1_000_000 + DRIFT_MAX_PPM) / (1_000_000 - DRIFT_MAX_PPM);
-    // The first news after a partition may get lost a few times before it is understood.
-    lease + 3 * nanos(t.heartbeat)
-}
 
 /// The checker.
 #[derive(Debug, Default)]
 pub struct Owners {
     excuses: bool,
-    tail: At,
-    /// Two hosts were seen to accept the same at the last look, and were excused.
-    overlap: bool,
-    /// How many times that came about.
-    pub partitions: u64,
+    /// Since when two hosts have been seen to accept the same, and were excused.
+    overlap: Option<At>,
+    excused: Excused,
+}
+
+/// What was put down to a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Excused {
+    /// How many times.
+    pub times: u64,
+    /// For how long in all.
+    pub lasted: At,
 }
 
 impl Owners {
@@ -36,17 +35,21 @@ impl Owners {
     pub fn new(config: &Config, partitions: bool) -> Self {
         Owners {
             excuses: partitions && config.partition == Partition::Serve,
-            tail: tail(config),
-            overlap: false,
-            partitions: 0,
+            overlap: None,
+            excused: Excused::default(),
         }
+    }
+
+    /// What was put down to a partition until now.
+    pub fn excused(&self) -> Excused {
+        self.excused
     }
 
     pub(super) fn look(&mut self, world: &World, moved: Moved) -> Result<(), Violation> {
         let all = world.hosts.len();
         // An overlap can only begin where a kernel changes; but an excuse can end at any time.
         let first = match moved {
-            _ if self.overlap => 0..all,
+            _ if self.overlap.is_some() => 0..all,
             // By what it sends on, a kernel that changes may make another host serve.
             Moved::Kernel(_) | Moved::Time => 0..all,
             Moved::Nothing => return Ok(()),
@@ -71,8 +74,17 @@ impl Owners {
                 });
             }
         }
-        self.partitions += u64::from(overlap && !self.overlap);
-        self.overlap = overlap;
+        match (overlap, self.overlap) {
+            (true, None) => {
+                self.overlap = Some(world.now);
+                self.excused.times += 1;
+            }
+            (false, Some(since)) => {
+                self.excused.lasted += world.now - since;
+                self.overlap = None;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -80,7 +92,7 @@ impl Owners {
     /// slice, else whoever sends it on to it.
     fn is_excused(&self, world: &World, slice: u32, a: usize, b: usize) -> bool {
         let (for_a, for_b) = (world.deciders(slice, a), world.deciders(slice, b));
-        let apart = |x: usize, y: usize| x != y && world.knowledge.were_apart(x, y, world.now, self.tail);
+        let apart = |x: usize, y: usize| world.knowledge.is_excused(x, y, world.now);
         for_a.iter().all(|&x| for_b.iter().all(|&y| apart(x, y)))
     }
 }

@@ -4,55 +4,40 @@
 //! it began later.
 //!
 //! A connection dies with its host's lease: from then on another host may answer for it. Where two hosts
-//! are apart ([`super::apart`]) neither can know what lives on the other; nor can a kernel that does what was decided
+//! are apart ([`crate::knowledge::Knowledge`]) neither can know what lives on the other; nor can a kernel that does what was decided
 //! when they were, and what was decided since has yet to reach it.
 
 use super::Violation;
-use crate::clock::At;
 use crate::kernel::{Holds, Kernel};
 use crate::mask::Mask;
 use crate::world::{World, name};
 
-/// The checker.
-#[derive(Debug, Default)]
-pub struct Resets {
-    tail: At,
-}
-
-impl Resets {
-    pub(super) fn new(tail: At) -> Self {
-        Resets { tail }
-    }
-
-    pub(super) fn look(&self, world: &World) -> Result<(), Violation> {
-        for (i, host) in world.hosts.iter().enumerate() {
-            let alive = host.kernel.alive.and(&host.kernel.holds.connections);
-            if alive.is_empty() || !host.kernel.is_open(host.clock.read(world.now)) {
+pub(super) fn look(world: &World) -> Result<(), Violation> {
+    for (i, host) in world.hosts.iter().enumerate() {
+        let alive = host.kernel.alive.and(&host.kernel.holds.connections);
+        if alive.is_empty() || !host.kernel.is_open(host.clock.read(world.now)) {
+            continue;
+        }
+        for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
+            let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
+            let knew_nothing =
+                || other.kernel.is_behind() && world.knowledge.is_excused(i, o, other.kernel.decided);
+            if both.is_empty()
+                || knew_nothing()
+                || !other.kernel.is_open(other.clock.read(world.now))
+                || world.knowledge.is_excused(i, o, world.now)
+            {
                 continue;
             }
-            for (o, other) in world.hosts.iter().enumerate().filter(|&(o, _)| o != i) {
-                let both = reset_by(&other.kernel.holds, &alive, i, &host.kernel);
-                let knew_nothing = || {
-                    let decided = other.kernel.decided;
-                    other.kernel.is_behind() && world.knowledge.had_been_apart(i, o, decided, self.tail)
-                };
-                if both.is_empty()
-                    || knew_nothing()
-                    || !other.kernel.is_open(other.clock.read(world.now))
-                    || world.knowledge.were_apart(i, o, world.now, self.tail)
-                {
-                    continue;
-                }
-                let slices: Vec<u32> = both.iter().collect();
-                return Err(Violation {
-                    at: world.now,
-                    property: "no living connection is reset",
-                    text: format!("{} resets what lives on {}: {slices:?}", name(o), name(i)),
-                });
-            }
+            let slices: Vec<u32> = both.iter().collect();
+            return Err(Violation {
+                at: world.now,
+                property: "no living connection is reset",
+                text: format!("{} resets what lives on {}: {slices:?}", name(o), name(i)),
+            });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Those of the slices `alive` of which the newest connection on host `i` is reset by a kernel that holds this.

@@ -27,6 +27,10 @@ impl World {
             let kernel = &mut self.hosts[host].kernel;
             // What is neither accepted nor moving meets a closed door, and is not coming back.
             let reached = kernel.holds.accepted.or(&kernel.holds.connections).or(&kernel.holds.incoming);
+            let cut = kernel.alive.minus(&reached);
+            if !cut.is_empty() {
+                self.checks.share.closed(host, &cut, self.now);
+            }
             kernel.alive = kernel.alive.and(&reached);
             kernel.connect(served, self.now);
             if gone {

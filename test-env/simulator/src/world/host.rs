@@ -11,7 +11,8 @@ use onemac_core::time::Time;
 
 use super::{Event, World, name};
 use crate::check::Moved;
-use crate::clock::{At, Clock, MS};
+use crate::clock::{At, Clock, MS, nanos};
+use crate::config::{Config, DRIFT_MAX_PPM};
 use crate::dice::Dice;
 use crate::fault::Life;
 use crate::kernel::{Elsewhere, Holds, Kernel, Work};
@@ -20,6 +21,11 @@ use crate::network::{Datagram, Said};
 
 /// Longer than any run.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Which connections are followed.
+pub(super) fn follow(config: &Config) -> Follow {
+    Follow { services: config.services.iter().cloned().collect(), drain_timeout: DRAIN_TIMEOUT }
+}
 
 /// A host. What belongs to the agent is lost when it dies.
 pub struct Host {
@@ -37,17 +43,32 @@ pub struct Host {
     pub paused_until: At,
     /// When the agent last sent a heartbeat, on the host's clock.
     pub last_sent: Time,
-    /// No datagram gets in or out.
-    pub mute: bool,
+    /// For so many reasons nothing gets in.
+    pub deaf: u32,
+    /// For so many reasons nothing gets out.
+    pub mute: u32,
+    /// For so many reasons clients' frames do not arrive.
+    pub unreached: u32,
+    /// For so many reasons what other hosts say does not arrive at the service device, but elsewhere.
+    pub off_the_wire: u32,
     /// The service device has no carrier.
     pub unplugged: bool,
+    pub(super) plugs: u32,
+    /// The service device has received a frame since the agent last looked.
+    pub framed: bool,
+    /// Nothing can be kept for the next agent before this.
+    pub no_memory_until: At,
+    /// The definition on its disk.
+    pub file: u8,
+    /// The version of the protocol that its program speaks.
+    pub version: u8,
     /// The agent runs by another definition than the cluster's.
     pub other_definition: bool,
     pub(super) wake: Option<At>,
     /// What arrived while the agent was stopped.
     pub(super) socket: Vec<Datagram>,
     /// What the kernel answered while the agent was stopped.
-    pub(super) answers: Vec<(u64, bool)>,
+    pub(super) answers: Vec<Input>,
     pub(super) kernel_goes_on: bool,
     pub(super) kernel_turn: u64,
     /// What came by way of others, the newest report of each life.
@@ -79,8 +100,16 @@ impl Host {
             emptied: false,
             paused_until: 0,
             last_sent: Time(0),
-            mute: false,
+            deaf: 0,
+            mute: 0,
+            unreached: 0,
+            off_the_wire: 0,
             unplugged: false,
+            plugs: 0,
+            framed: false,
+            no_memory_until: 0,
+            file: 0,
+            version: 1,
             other_definition: false,
             wake: None,
             socket: Vec::new(),
@@ -96,6 +125,16 @@ impl Host {
             bereaved_at: 0,
             greatest_incarnation: 0,
         }
+    }
+
+    /// Whether the packets of clients reach it.
+    pub fn is_reached(&self) -> bool {
+        self.deaf == 0 && self.unreached == 0 && !self.unplugged
+    }
+
+    /// Whether it could know that clients do not reach it, or that its answers reach nobody.
+    pub fn could_know_that_it_is_useless(&self) -> bool {
+        self.deaf > 0 || self.mute > 0 || self.unplugged || self.unreached > 0 && self.off_the_wire > 0
     }
 
     /// Whether the agent is handing over.
@@ -117,9 +156,12 @@ impl World {
         }
         self.tell(|| format!("{} starts", name(host)));
         self.kernel_finishes(host);
-        let mut cluster = self.cluster.clone();
+        let mut cluster = self.definition(self.hosts[host].file);
         if life == Life::OtherDefinition {
             cluster.definition.0[0] = 9;
+        }
+        if life != Life::Same {
+            self.checks.share.ends(host);
         }
         let h = &mut self.hosts[host];
         h.agent += 1;
@@ -136,7 +178,7 @@ impl World {
             cluster,
             timing: c.timing,
             partition: c.partition,
-            follow: Follow { services: c.services.iter().cloned().collect(), drain_timeout: DRAIN_TIMEOUT },
+            follow: follow(c),
             incarnation,
             leftover: h.kernel.holds.told.clone(),
             lease_until: Some(h.kernel.lease_until),
@@ -157,15 +199,19 @@ impl World {
         h.node = Some(node);
         h.other_definition = life == Life::OtherDefinition;
         h.wake = None;
+        h.framed = false;
+        let version = h.version;
+        let takes = self.takes(host);
         match goes_on {
-            true => self.knowledge.acts(host, true, self.now),
-            false => self.knowledge.starts(host, self.now),
+            true => self.knowledge.runs(host, self.now, takes),
+            false => self.knowledge.starts(host, version, self.now, takes),
         }
-        let agent = h.agent;
+        let agent = self.hosts[host].agent;
         let first = self.now + self.dice.roll(self.config.timing.heartbeat.as_nanos() as u64);
         if self.config.relays {
             self.at(first, Event::Gossip { host, agent });
         }
+        self.at(first, Event::Device { host, agent });
         self.carry_out(host);
         self.set_alarm(host);
         if self.hosts[host].unplugged {
@@ -178,7 +224,7 @@ impl World {
         let h = &mut self.hosts[host];
         let Some(node) = h.node.take() else { return };
         h.greatest_incarnation = h.greatest_incarnation.max(node.incarnation());
-        self.knowledge.acts(host, false, self.now);
+        self.knowledge.stops(host, self.now);
         let in_kernel = usize::from(self.dice.chance(500));
         h.kernel.queue.truncate(in_kernel);
         h.kernel_goes_on = true;
@@ -194,10 +240,11 @@ impl World {
     /// The agent ends in order and takes down what it had put up.
     pub(super) fn agent_ends(&mut self, host: usize) {
         self.tell(|| format!("{} ends", name(host)));
+        self.checks.share.ends(host);
         let h = &mut self.hosts[host];
         let Some(node) = h.node.take() else { return };
         h.greatest_incarnation = h.greatest_incarnation.max(node.incarnation());
-        self.knowledge.acts(host, false, self.now);
+        self.knowledge.stops(host, self.now);
         h.wake = None;
         h.gossip.clear();
         h.given.clear();
@@ -256,7 +303,13 @@ impl World {
             Work::Clear => {
                 (h.kernel.holds, h.kernel.lease_until) = (Holds::default(), Time(0));
             }
-            Work::Renew(until) => h.kernel.lease_until = until,
+            Work::Renew(until) => {
+                let refused = self.now < h.kernel.no_renewals_until || self.dice.chance(h.kernel.refuses);
+                if !refused {
+                    (h.kernel.lease_until, h.kernel.jumped) = (until, false);
+                    self.kernel_answers(host, agent, Input::Renewed { until });
+                }
+            }
             Work::Apply(change, elsewhere, decided) => {
                 let refused = self.dice.chance(h.kernel.refuses);
                 // What was refused may yet have come about: the answer got lost.
@@ -265,21 +318,89 @@ impl World {
                     h.kernel.holds = Holds::of(&change.slices, elsewhere, &c.services, c.slices);
                     h.kernel.decided = decided;
                     h.kernel.lease_until = change.lease_until.unwrap_or_default();
+                    h.kernel.jumped = false;
                     h.emptied |= h.agent == agent;
                 }
-                if h.agent == agent && h.node.is_some() {
-                    self.kernel_answers(host, change.id, !refused);
+                if refused {
+                    // It is asked again a heartbeat later.
+                    let takes = self.takes(host);
+                    self.knowledge.delayed(host, self.now, takes);
+                }
+                self.kernel_answers(host, agent, Input::Committed { change: change.id, ok: !refused });
+                if let Some(until) = change.lease_until.filter(|_| !refused) {
+                    self.kernel_answers(host, agent, Input::Renewed { until });
                 }
             }
         }
         Moved::Kernel(host)
     }
 
-    fn kernel_answers(&mut self, host: usize, change: u64, ok: bool) {
+    /// So long at most until a host's kernel has done what its agent decides now.
+    pub(super) fn takes(&self, host: usize) -> At {
+        let heartbeats = nanos(self.config.timing.heartbeat) * 2;
+        let slow = heartbeats * 1_000_000 / (1_000_000 - DRIFT_MAX_PPM);
+        slow + self.hosts[host].kernel.takes(self.now)
+    }
+
+    fn kernel_answers(&mut self, host: usize, agent: u64, answer: Input) {
         let h = &mut self.hosts[host];
+        if h.agent != agent || h.node.is_none() {
+            return;
+        }
         match h.paused_until > self.now {
-            true => h.answers.push((change, ok)),
-            false => self.feed(host, Input::Committed { change, ok }),
+            true => h.answers.push(answer),
+            false => self.feed(host, answer),
+        }
+    }
+
+    /// An agent looks whether its service device has received anything, as it does once a heartbeat.
+    pub(super) fn look_at_device(&mut self, host: usize, agent: u64) {
+        let h = &mut self.hosts[host];
+        if h.agent != agent || h.node.is_none() {
+            return;
+        }
+        let next = self.now.max(h.paused_until) + h.clock.lasts(self.config.timing.heartbeat);
+        let framed = h.paused_until <= self.now && std::mem::take(&mut h.framed);
+        self.at(next, Event::Device { host, agent });
+        if framed {
+            self.feed(host, Input::Frame);
+        }
+    }
+
+    /// An agent whose host has a quiet moment makes room for the next one.
+    pub(super) fn restart(&mut self, host: usize, agent: u64) {
+        let h = &mut self.hosts[host];
+        if h.agent != agent || h.node.is_none() {
+            return;
+        }
+        let awake = h.paused_until <= self.now;
+        if self.is_outdated(host) {
+            // It is refused: no life goes on by another definition.
+            return;
+        }
+        let h = &self.hosts[host];
+        let settled = h.node.as_ref().is_some_and(Node::is_settled) && h.kernel.queue.is_empty();
+        if !awake || !settled {
+            let again = self.now.max(h.paused_until) + nanos(self.config.timing.heartbeat) / 4;
+            return self.at(again, Event::Restart { host, agent });
+        }
+        self.agent_dies(host);
+        let at = self.now + self.dice.between(5, 30) * MS;
+        self.at(at, Event::Start { host, life: Life::Same });
+    }
+
+    /// Whether another definition lies on its disk than is in force.
+    fn is_outdated(&self, host: usize) -> bool {
+        let h = &self.hosts[host];
+        let in_force = h.node.as_ref().map(Node::definition);
+        in_force.is_some_and(|id| id != self.definition(h.file).definition) && !h.other_definition
+    }
+
+    /// What an agent has kept for the next one, if it could.
+    pub(super) fn keep(&mut self, host: usize, memory: Option<Box<Memory>>) {
+        let h = &mut self.hosts[host];
+        if self.now >= h.no_memory_until {
+            h.memory = memory;
         }
     }
 
@@ -290,7 +411,8 @@ impl World {
         }
         self.hosts[host].paused_until = 0;
         self.hosts[host].kernel_goes_on = true;
-        self.knowledge.acts(host, true, self.now);
+        let takes = self.takes(host);
+        self.knowledge.runs(host, self.now, takes);
         let (answers, socket) = {
             let h = &mut self.hosts[host];
             (std::mem::take(&mut h.answers), std::mem::take(&mut h.socket))
@@ -299,9 +421,7 @@ impl World {
         for what in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]][order as usize] {
             match what {
                 0 => self.feed(host, Input::Tick),
-                1 => {
-                    answers.iter().for_each(|&(change, ok)| self.feed(host, Input::Committed { change, ok }))
-                }
+                1 => answers.iter().for_each(|answer| self.feed(host, answer.clone())),
                 _ => socket.iter().for_each(|datagram| self.receive(host, datagram.clone())),
             }
         }

@@ -13,21 +13,22 @@ use std::sync::Arc;
 
 use onemac_core::holding::Holding;
 use onemac_core::node::{Action, Input, Node, Recipients};
-use onemac_core::report::Report;
+use onemac_core::report::{HostState, Report};
 use onemac_core::slices::SliceSet;
 use onemac_core::view::{Cluster, DefinitionId};
 
 pub use self::host::Host;
 use self::lists::Seen;
 pub use self::lists::{Ask, List};
-use crate::check::{Checks, Moved, Violation};
+use crate::check::{Checks, Excused, Moved, Violation};
 use crate::clock::{At, MS};
 use crate::config::Config;
 use crate::dice::Dice;
-use crate::fault::{Life, Planned};
+use crate::fault::{Fault, Life, Planned};
 use crate::kernel::Work;
+use crate::knowledge::Knowledge;
 use crate::mask::Mask;
-use crate::network::{Content, Datagram, Knowledge, Network, Said};
+use crate::network::{Content, Datagram, Network, Said, Trouble};
 
 /// How often the checkers look even if nothing happens.
 const LOOK: At = 20 * MS;
@@ -40,7 +41,13 @@ enum Event {
     /// Links are mended that a fault of the plan has cut.
     Mend(usize),
     /// An agent starts.
-    Start(usize),
+    Start { host: usize, life: Life },
+    /// An agent that is to restart looks whether it can.
+    Restart { host: usize, agent: u64 },
+    /// An agent looks at its service device.
+    Device { host: usize, agent: u64 },
+    /// A frame of a client is flooded.
+    Client,
     /// An agent's timer fires.
     Wake { host: usize, agent: u64 },
     /// An agent goes on after a pause.
@@ -88,8 +95,10 @@ impl Ord for Queued {
 /// How much happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Faults that took place.
-    pub faults: u64,
+    /// Faults that took place, by [`Fault::kind`].
+    pub faults: [u64; Fault::KINDS.len()],
+    /// Runs in which what one host's fault, or an operator, costs was looked at.
+    pub judged: u64,
     /// Datagrams sent.
     pub datagrams: u64,
     /// Changes that kernels made.
@@ -106,8 +115,9 @@ pub struct Counts {
 pub struct World {
     /// The choices of the run.
     pub config: Config,
-    /// What every host's definition says.
+    /// What every host's definition says, or should say in the end.
     pub cluster: Cluster,
+    first: Cluster,
     /// True time.
     pub now: At,
     /// The hosts.
@@ -121,6 +131,8 @@ pub struct World {
     /// The story, if it is to be told.
     pub story: Option<Vec<String>>,
     plan: Vec<Planned>,
+    /// By host, some of what it has said, if it is to be said again.
+    records: Vec<Vec<Rc<Said>>>,
     dice: Dice,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
@@ -180,18 +192,23 @@ impl World {
             network: Network::new(config.hosts),
             knowledge: Knowledge::new(config.hosts, checks.apart()),
             config,
+            first: cluster.clone(),
             cluster,
             now: 0,
             hosts,
             counts: Counts::default(),
             story: None,
             plan: plan.to_vec(),
+            records: Vec::new(),
             dice,
             queue: BinaryHeap::new(),
             number: 0,
             checks,
             late_us,
         };
+        if plan.iter().any(|p| matches!(p.fault, Fault::Replay { .. })) {
+            world.records = vec![Vec::new(); world.config.hosts];
+        }
         world.arrange();
         world
     }
@@ -205,12 +222,21 @@ impl World {
         };
         for host in 0..self.config.hosts {
             let at = self.dice.roll(apart) * MS;
-            self.at(at, Event::Start(host));
+            self.at(at, Event::Start { host, life: Life::Later });
         }
         for i in 0..self.plan.len() {
             self.at(self.plan[i].at, Event::Fault(i));
         }
+        if self.config.frames_every_ms > 0 {
+            self.at(self.config.frames_every_ms * MS, Event::Client);
+        }
         self.at(LOOK, Event::Look);
+    }
+
+    /// A frame of a client reaches every host that can be reached.
+    fn client(&mut self) {
+        self.at(self.now + self.config.frames_every_ms * MS, Event::Client);
+        self.hosts.iter_mut().filter(|h| h.is_reached()).for_each(|h| h.framed = true);
     }
 
     fn at(&mut self, at: At, event: Event) {
@@ -248,7 +274,10 @@ impl World {
         match event {
             Event::Fault(i) => self.fault(i),
             Event::Mend(i) => self.mend(i),
-            Event::Start(host) => self.start(host, Life::Later),
+            Event::Start { host, life } => self.start(host, life),
+            Event::Restart { host, agent } => self.restart(host, agent),
+            Event::Device { host, agent } => self.look_at_device(host, agent),
+            Event::Client => self.client(),
             Event::Wake { host, agent } => self.wake(host, agent),
             Event::Resume { host } => self.resume(host),
             Event::Gossip { host, agent } => self.gossip(host, agent),
@@ -334,11 +363,12 @@ impl World {
                     self.ask_kernel(host, Work::Apply(change, elsewhere, self.now));
                 }
                 Action::Renew { lease_until } => self.ask_kernel(host, Work::Renew(lease_until)),
-                Action::Remember(memory) => self.hosts[host].memory = memory,
+                Action::Remember(memory) => self.keep(host, memory),
                 Action::Changed(_) => {}
                 Action::Ask { host: of, round, slices } => self.ask(host, &of, Ask { round, slices }),
                 Action::Note(event) => {
                     self.note_deaths(host, &event);
+                    self.checks.share.decided(host, &event, self.now);
                     self.tell(|| format!("{} {event:?}", name(host)));
                 }
                 Action::Stop => self.agent_ends(host),
@@ -349,7 +379,9 @@ impl World {
 
     fn publish(&mut self, host: usize, report: Report, to: &Recipients) {
         self.checks.published(&self.hosts[host], host, &report, self.now, &self.cluster);
-        let said = Rc::new(Said { report: Arc::new(report), at: self.now });
+        let version = self.hosts[host].version;
+        let said = Rc::new(Said { report: Arc::new(report), at: self.now, version });
+        self.record(host, &said);
         self.hosts[host].remember(host, &said);
         let only = match to {
             Recipients::One(name) => index(name),
@@ -364,35 +396,42 @@ impl World {
     fn send(&mut self, to: usize, datagram: Datagram) {
         self.counts.datagrams += 1;
         let from = datagram.from;
-        if self.network.is_cut(from, to) || self.hosts[from].mute || self.hosts[to].mute {
+        if self.hosts[from].mute > 0 {
+            return;
+        }
+        let (mut lost, mut late) = (false, 0);
+        for trouble in self.network.troubles(from, to) {
+            match *trouble {
+                Trouble::Cut => lost = true,
+                Trouble::Poor(loss, late_ms) => {
+                    lost |= self.dice.chance(loss);
+                    late += late_ms * MS;
+                }
+                Trouble::Narrow(bytes) => lost |= datagram.content.size() > bytes,
+            }
+        }
+        if lost {
             return;
         }
         if self.dice.chance(self.network.doubles) {
             // The second one may come much later, from a queue that nobody thought of.
             let later = if self.dice.chance(200) { self.dice.roll(3000) * MS } else { 0 };
-            let at = self.now + self.network.way(&mut self.dice) + later;
+            let at = self.now + self.network.way(&mut self.dice) + later + late;
             self.at(at, Event::Arrive { to, datagram: datagram.clone() });
         }
         if !self.dice.chance(self.network.loss) {
-            let at = self.now + self.network.way(&mut self.dice);
+            let at = self.now + self.network.way(&mut self.dice) + late;
             self.at(at, Event::Arrive { to, datagram });
         }
     }
 
     fn arrive(&mut self, to: usize, datagram: Datagram) {
-        let learns = |knowledge: &mut Knowledge, said: &Said, now| {
-            if let Some(of) = index(&said.report.host) {
-                knowledge.reached(to, of, (said.report.stamp.incarnation, said.at), now);
-            }
-        };
-        match &datagram.content {
-            Content::Report(said) => learns(&mut self.knowledge, said, self.now),
-            Content::Gossip { reports, .. } => {
-                reports.iter().for_each(|said| learns(&mut self.knowledge, said, self.now));
-            }
-            Content::Ask(_) | Content::List(_) => {}
+        let h = &mut self.hosts[to];
+        if h.deaf > 0 {
+            return;
         }
-        if self.hosts[to].node.is_none() {
+        h.framed |= h.off_the_wire == 0 && !h.unplugged;
+        if h.node.is_none() {
             return;
         }
         if self.hosts[to].paused_until > self.now {
@@ -415,9 +454,23 @@ impl World {
         }
     }
 
-    /// How many times two owners were put down to a partition.
-    pub fn partitions(&self) -> u64 {
-        self.checks.partitions()
+    /// What was put down to a partition.
+    pub fn excused(&self) -> Excused {
+        self.checks.excused()
+    }
+
+    /// Whether the hosts without this one may serve, and would take slices.
+    pub fn could_be_served_without(&self, lone: Option<usize>) -> bool {
+        let takes = |host: usize| {
+            let node = self.hosts[host].node.as_ref().filter(|_| Some(host) != lone);
+            let weight = |node: &Node| {
+                let status = node.status(self.hosts[host].clock.read(self.now));
+                status.hosts.iter().find(|h| index(&h.name) == Some(host)).map_or(0, |h| h.weight)
+            };
+            node.is_some_and(|node| node.state() == HostState::Serving && weight(node) > 0)
+        };
+        let counts = |host: &String| index(host) != lone;
+        (0..self.hosts.len()).any(takes) && self.config.partition.suffices(&self.cluster, counts)
     }
 
     /// The new flows that each host serves now: those that its kernel accepts by itself, and those that

@@ -6,7 +6,7 @@ use onemac_core::node::{Mutation, Partition};
 use onemac_core::time::Timing;
 use onemac_sim::check::Violation;
 use onemac_sim::clock::MS;
-use onemac_sim::config::{CONNECTIONS_END, Config};
+use onemac_sim::config::{CONNECTIONS_END, Config, Kind};
 use onemac_sim::fault::{Fault, Planned};
 use onemac_sim::run::run;
 
@@ -23,6 +23,8 @@ pub fn config(hosts: usize, partition: Partition) -> Config {
         relays: false,
         reads_every_ms: 0,
         connections_end: CONNECTIONS_END,
+        frames_every_ms: 100,
+        kind: Kind::Wild,
         trouble_ms: 8000,
         mutation: None,
     }

@@ -62,7 +62,7 @@ fn where_both_serve_the_older_version_gives_way() {
         hears(&mut world, 0, part, newer, 2000);
         assert_eq!(world.accepting(0).is_empty(), !stays, "{part:?}, newer: {newer}");
         world.run(3000, "gone");
-        assert_eq!(world.uncovered(), 0);
+        assert_eq!(world.uncovered(), 0, "{:?}", node(&world, 0).status(world.now));
     }
 }
 
