@@ -23,13 +23,16 @@ const CONSTANT: &[&str] = &[
     "change_id", "id",
     // How much news may still be said before the next heartbeat: sixteen reports, which nobody comes near. And how many
     // connections are left: none is followed.
-    "left", "next_expiry",
+    "left",
+    // No peer expires before it; but where it lies before the first expiry it costs a look for nothing, no more.
+    "next_expiry",
 ];
 
 /// Whose reports, by the host's place and its life.
 type Owner = (usize, u64);
 
 /// A report's number, to be replaced by its place in the order of all that matter.
+#[derive(Clone)]
 struct Number {
     at: usize,
     owner: Owner,
@@ -48,9 +51,20 @@ enum Reading {
     Published,
 }
 
-/// Writes states.
-pub struct Writer {
+/// A part of a state, written: it stays as it is until something happens there or time passes.
+#[derive(Clone, Default)]
+pub struct Part {
     out: Vec<u8>,
+    numbers: Vec<Number>,
+    /// Reports that somebody may yet answer.
+    live: Vec<(Owner, u64)>,
+    /// When reports were published.
+    published: Vec<(Owner, u64, i64)>,
+}
+
+/// Writes the parts of states, and names what they make together.
+pub struct Writer {
+    part: Part,
     now: u64,
     far: i64,
     /// Whose node is written, if one is, and which life it is in.
@@ -58,10 +72,6 @@ pub struct Writer {
     reading: Reading,
     /// The host that a report or an entry of a map is about.
     about: usize,
-    numbers: Vec<Number>,
-    /// Reports that somebody may yet answer.
-    live: Vec<(Owner, u64)>,
-    published: Vec<(Owner, u64, i64)>,
     last_published: u64,
     answered: Vec<(usize, u64)>,
     entry: u64,
@@ -74,15 +84,12 @@ impl Writer {
     pub fn new(timing: &Timing) -> Self {
         let far = timing.expiry() * 2 + timing.lease;
         Writer {
-            out: Vec::with_capacity(4096),
+            part: Part::default(),
             now: 0,
             far: far.as_nanos() as i64,
             me: None,
             reading: Reading::Plain,
             about: 0,
-            numbers: Vec::new(),
-            live: Vec::new(),
-            published: Vec::new(),
             last_published: 0,
             answered: Vec::new(),
             entry: 0,
@@ -92,19 +99,20 @@ impl Writer {
 }
 
 impl Writer {
-    /// Begins another state, at this instant.
+    /// Begins another part, at this instant.
     pub fn begin(&mut self, now: u64) {
-        self.out.clear();
-        self.numbers.clear();
-        self.live.clear();
-        self.published.clear();
         self.now = now;
         self.me = None;
     }
 
+    /// What was written since [`Writer::begin`].
+    pub fn end(&mut self) -> Part {
+        std::mem::take(&mut self.part)
+    }
+
     /// Writes bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        self.part.out.extend_from_slice(bytes);
     }
 
     /// Writes anything that is not of one host's node.
@@ -122,46 +130,49 @@ impl Writer {
         // Of an answer matters only whether it answers our entry, and that we hold nothing.
         for (at, seq) in std::mem::take(&mut self.answered) {
             let class = 1 + u8::from(seq >= self.entry) + 2 * u8::from(self.empty.is_some_and(|e| seq >= e));
-            self.out[at] = class;
+            self.part.out[at] = class;
         }
         self.me = None;
     }
 
-    /// The name of what was written since [`Writer::begin`].
-    pub fn finish(&mut self) -> u128 {
-        self.live.sort_unstable();
-        self.live.dedup();
+    /// The name of the state that these parts make.
+    pub fn name(&mut self, first: &[u8], parts: [&Part; 4]) -> u128 {
+        let mut all = std::mem::take(&mut self.part);
+        all.out.extend_from_slice(first);
+        for part in parts {
+            let from = all.out.len();
+            all.out.extend_from_slice(&part.out);
+            all.numbers.extend(part.numbers.iter().map(|n| Number { at: n.at + from, ..*n }));
+            all.live.extend_from_slice(&part.live);
+        }
         // A report that nobody has heard and nobody can hear any more will not be answered.
-        for &(owner, number, at) in &self.published {
-            if self.live.binary_search(&(owner, number)).is_ok() {
-                self.numbers.push(Number { at: self.out.len(), owner, number });
-                self.out.push(0);
-                self.out.extend_from_slice(&at.to_le_bytes());
+        for &(owner, number, at) in parts.iter().flat_map(|part| &part.published) {
+            if all.live.contains(&(owner, number)) {
+                all.numbers.push(Number { at: all.out.len(), owner, number });
+                all.out.push(0);
+                all.out.extend_from_slice(&at.to_le_bytes());
             }
         }
-        let mut order: Vec<(Owner, u64)> = self.numbers.iter().map(|n| (n.owner, n.number)).collect();
-        order.sort_unstable();
-        order.dedup();
-        for Number { at, owner, number } in &self.numbers {
-            let first = order.partition_point(|(o, _)| o < owner);
-            let rank = order.partition_point(|x| *x < (*owner, *number)) - first;
-            self.out[*at] = rank as u8;
+        all.live.clear();
+        all.live.extend(all.numbers.iter().map(|n| (n.owner, n.number)));
+        all.live.sort_unstable();
+        all.live.dedup();
+        for Number { at, owner, number } in all.numbers.drain(..) {
+            let of_owner = all.live.iter().filter(|(o, n)| *o == owner && *n < number);
+            all.out[at] = of_owner.count() as u8;
         }
-        let hash = blake3::hash(&self.out);
         let mut name = [0; 16];
-        name.copy_from_slice(&hash.as_bytes()[..16]);
+        name.copy_from_slice(&blake3::hash(&all.out).as_bytes()[..16]);
+        all.out.clear();
+        all.live.clear();
+        self.part = all;
         u128::from_le_bytes(name)
-    }
-
-    /// What was written, for whoever looks for why two states differ.
-    pub fn written(&self) -> &[u8] {
-        &self.out
     }
 
     /// Writes the number of a report.
     fn number(&mut self, owner: Owner, number: u64) {
-        self.numbers.push(Number { at: self.out.len(), owner, number });
-        self.out.push(0);
+        self.part.numbers.push(Number { at: self.part.out.len(), owner, number });
+        self.part.out.push(0);
     }
 
     fn instant(&self, time: u64) -> i64 {
@@ -189,14 +200,14 @@ impl Writer {
         if of == "Node" {
             self.about = self.me.map_or(0, |me| me.0);
         }
-        let from = self.out.len();
+        let from = self.part.out.len();
         value.serialize(&mut *self)?;
         if of == "Report" && name == "host" {
             // Length, then the name.
-            self.about = usize::from(self.out[from + 1] == b'b');
+            self.about = usize::from(self.part.out[from + 1] == b'b');
         }
         if of == "Node" && (name == "view_seq" || name == "empty_seq") {
-            let said = self.numbers.last().filter(|n| n.at >= from).map(|n| n.number);
+            let said = self.part.numbers.last().filter(|n| n.at >= from).map(|n| n.number);
             match name {
                 "view_seq" => self.entry = said.unwrap_or_default(),
                 _ => self.empty = said,
@@ -228,7 +239,7 @@ impl ser::Error for Never {
 macro_rules! plain {
     ($($method:ident: $type:ty),*) => {
         $(fn $method(self, v: $type) -> Result<(), Never> {
-            self.out.extend_from_slice(&v.to_le_bytes());
+            self.part.out.extend_from_slice(&v.to_le_bytes());
             Ok(())
         })*
     };
@@ -252,17 +263,17 @@ impl<'w> ser::Serializer for &'w mut Writer {
         match (self.reading, self.me) {
             (Reading::Ours, Some(me)) => self.number(me, v),
             (Reading::Answered, _) => {
-                self.answered.push((self.out.len(), v));
-                self.out.push(0);
+                self.answered.push((self.part.out.len(), v));
+                self.part.out.push(0);
             }
             (Reading::Published, _) => self.last_published = v,
-            _ => self.out.extend_from_slice(&v.to_le_bytes()),
+            _ => self.part.out.extend_from_slice(&v.to_le_bytes()),
         }
         Ok(())
     }
 
     fn serialize_bool(self, v: bool) -> Result<(), Never> {
-        self.out.push(u8::from(v));
+        self.part.out.push(u8::from(v));
         Ok(())
     }
 
@@ -275,18 +286,18 @@ impl<'w> ser::Serializer for &'w mut Writer {
     }
 
     fn serialize_bytes(self, v: &[u8]) -> Result<(), Never> {
-        self.out.push(v.len() as u8);
-        self.out.extend_from_slice(v);
+        self.part.out.push(v.len() as u8);
+        self.part.out.extend_from_slice(v);
         Ok(())
     }
 
     fn serialize_none(self) -> Result<(), Never> {
-        self.out.push(0);
+        self.part.out.push(0);
         Ok(())
     }
 
     fn serialize_some<T: ?Sized + Serialize>(self, value: &T) -> Result<(), Never> {
-        self.out.push(1);
+        self.part.out.push(1);
         value.serialize(self)
     }
 
@@ -299,7 +310,7 @@ impl<'w> ser::Serializer for &'w mut Writer {
     }
 
     fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), Never> {
-        self.out.push(index as u8);
+        self.part.out.push(index as u8);
         Ok(())
     }
 
@@ -311,17 +322,17 @@ impl<'w> ser::Serializer for &'w mut Writer {
         if name != "Time" {
             return value.serialize(self);
         }
-        let from = self.out.len();
+        let from = self.part.out.len();
         let published = std::mem::replace(&mut self.reading, Reading::Plain);
         value.serialize(&mut *self)?;
         self.reading = published;
         let mut time = [0; 8];
-        time.copy_from_slice(&self.out[from..]);
-        self.out.truncate(from);
+        time.copy_from_slice(&self.part.out[from..]);
+        self.part.out.truncate(from);
         let instant = self.instant(u64::from_le_bytes(time));
         match (published, self.me) {
-            (Reading::Published, Some(me)) => self.published.push((me, self.last_published, instant)),
-            _ => self.out.extend_from_slice(&instant.to_le_bytes()),
+            (Reading::Published, Some(me)) => self.part.published.push((me, self.last_published, instant)),
+            _ => self.part.out.extend_from_slice(&instant.to_le_bytes()),
         }
         Ok(())
     }
@@ -333,13 +344,13 @@ impl<'w> ser::Serializer for &'w mut Writer {
         _: &'static str,
         value: &T,
     ) -> Result<(), Never> {
-        self.out.push(index as u8);
+        self.part.out.push(index as u8);
         value.serialize(self)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self, Never> {
         if self.reading != Reading::Published {
-            self.out.push(len.unwrap_or(255) as u8);
+            self.part.out.push(len.unwrap_or(255) as u8);
         }
         Ok(self)
     }
@@ -359,12 +370,12 @@ impl<'w> ser::Serializer for &'w mut Writer {
         _: &'static str,
         _: usize,
     ) -> Result<Self, Never> {
-        self.out.push(index as u8);
+        self.part.out.push(index as u8);
         Ok(self)
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self, Never> {
-        self.out.push(len.unwrap_or(255) as u8);
+        self.part.out.push(len.unwrap_or(255) as u8);
         Ok(self)
     }
 
@@ -379,7 +390,7 @@ impl<'w> ser::Serializer for &'w mut Writer {
         _: &'static str,
         _: usize,
     ) -> Result<Fields<'w>, Never> {
-        self.out.push(index as u8);
+        self.part.out.push(index as u8);
         Ok(Fields { writer: self, of: name, incarnation: 0 })
     }
 }
@@ -397,25 +408,25 @@ impl Fields<'_> {
         if self.of != "Stamp" {
             return w.field(self.of, name, value);
         }
-        let from = w.out.len();
+        let from = w.part.out.len();
         let reading = std::mem::replace(&mut w.reading, Reading::Plain);
         value.serialize(&mut *w)?;
         w.reading = reading;
         let mut number = [0; 8];
-        number.copy_from_slice(&w.out[from..]);
+        number.copy_from_slice(&w.part.out[from..]);
         let number = u64::from_le_bytes(number);
         if name == "incarnation" {
             self.incarnation = number;
             return Ok(());
         }
-        w.out.truncate(from);
+        w.part.out.truncate(from);
         let owner = (w.about, self.incarnation);
         w.number(owner, number);
         if w.me == Some(owner) {
             // Our own: the number of the next report matters too.
             w.number(owner, number + 1);
         } else {
-            w.live.push((owner, number));
+            w.part.live.push((owner, number));
         }
         Ok(())
     }
@@ -452,9 +463,9 @@ impl ser::SerializeMap for &mut Writer {
     type Error = Never;
 
     fn serialize_key<T: ?Sized + Serialize>(&mut self, key: &T) -> Result<(), Never> {
-        let from = self.out.len();
+        let from = self.part.out.len();
         key.serialize(&mut **self)?;
-        self.about = usize::from(self.out.get(from + 1) == Some(&b'b'));
+        self.about = usize::from(self.part.out.get(from + 1) == Some(&b'b'));
         Ok(())
     }
 

@@ -58,7 +58,7 @@ pub fn search(config: &Config, order: Order, most: usize, mut progress: impl FnM
     let began = Instant::now();
     let mut outcome =
         Outcome { states: 0, transitions: 0, depth: 0, took: Duration::ZERO, ended: false, broken: None };
-    let start = match World::settled(config.clone()) {
+    let mut start = match World::settled(config.clone()) {
         Ok(start) => start,
         Err(violation) => {
             outcome.broken = Some((violation, Vec::new()));

@@ -10,7 +10,7 @@ use onemac_core::slices::SliceSet;
 use onemac_core::time::{Time, Timing};
 use onemac_core::view::{Cluster, DefinitionId};
 
-use crate::fingerprint::Writer;
+use crate::fingerprint::{Part, Writer};
 use crate::host::{Host, SERVICE, Work};
 use crate::step::{Kind, Step, Who, name};
 
@@ -106,6 +106,8 @@ pub struct World {
     apart: u8,
     /// For so many ticks no fault lasts, and yet something is not settled.
     unsettled: u8,
+    /// The hosts, and what is on its way to them, for the state's name; none where something has happened since.
+    written: [Option<Rc<Part>>; 4],
 }
 
 fn other(who: Who) -> Who {
@@ -125,6 +127,7 @@ impl World {
             orders: 0,
             apart: 0,
             unsettled: 0,
+            written: [const { None }; 4],
             config: Rc::new(config),
         };
         world.start(0, &mut None)?;
@@ -151,42 +154,55 @@ impl World {
     }
 
     /// Names the state: equal names go on alike.
-    pub fn fingerprint(&self, writer: &mut Writer) -> u128 {
-        writer.begin(self.now().0);
-        let flags = |b: bool| u8::from(b);
-        writer.bytes(&[self.faults_left, self.orders, self.apart, self.unsettled]);
-        for (i, host) in self.hosts.iter().enumerate() {
-            writer.bytes(&[self.reach[i] as u8, self.to[i].len() as u8, flags(self.late[i].is_some())]);
-            for (at, report) in &self.to[i] {
-                writer.bytes(&[flags(self.tick - at >= self.config.slow)]);
-                writer.value(&**report);
+    pub fn fingerprint(&mut self, writer: &mut Writer) -> u128 {
+        for i in 0..2 {
+            if self.written[i].is_none() {
+                self.written[i] = Some(Rc::new(self.write_host(i, writer)));
             }
-            self.late[i].iter().for_each(|report| writer.value(&**report));
-            writer.bytes(&[
-                flags(host.knows_kernel),
-                flags(host.paused),
-                flags(host.woken),
-                flags(host.node.is_some()),
-                host.kernel.queue.len() as u8,
-                host.answers.len() as u8,
-            ]);
-            for (id, ok) in &host.answers {
-                writer.bytes(&[flags(*id == host.asked), flags(*ok)]);
+            if self.written[2 + i].is_none() {
+                self.written[2 + i] = Some(Rc::new(self.write_way(i, writer)));
             }
-            writer.value(&host.kernel.holds);
-            // Which lease it was that has run out makes no difference.
-            writer.value(&host.kernel.lease_until.max(Time(self.now().0 - 1)));
-            for (at, work) in &host.kernel.queue {
-                writer.bytes(&[flags(self.tick - at >= self.config.slow)]);
-                writer.value(work);
-            }
-            match &host.node {
-                Some(node) => writer.node(i, node),
-                None => writer.bytes(&host.incarnation.to_le_bytes()),
-            }
-            writer.value(&host.memory);
         }
-        writer.finish()
+        let first = [self.faults_left, self.orders, self.apart, self.unsettled];
+        let empty = Part::default();
+        let parts = [0, 1, 2, 3].map(|i: usize| self.written[i].as_deref().unwrap_or(&empty));
+        writer.name(&first, parts)
+    }
+
+    /// What is on its way to a host.
+    fn write_way(&self, i: usize, writer: &mut Writer) -> Part {
+        writer.begin(self.now().0);
+        writer.bytes(&[self.reach[i] as u8, self.to[i].len() as u8, u8::from(self.late[i].is_some())]);
+        for (at, report) in &self.to[i] {
+            writer.bytes(&[u8::from(self.tick - at >= self.config.slow)]);
+            writer.value(&**report);
+        }
+        self.late[i].iter().for_each(|report| writer.value(&**report));
+        writer.end()
+    }
+
+    fn write_host(&self, i: usize, writer: &mut Writer) -> Part {
+        let host = &self.hosts[i];
+        writer.begin(self.now().0);
+        let flags = [host.knows_kernel, host.paused, host.woken, host.node.is_some()];
+        writer.bytes(&flags.map(u8::from));
+        writer.bytes(&[host.kernel.queue.len() as u8, host.answers.len() as u8]);
+        for (id, ok) in &host.answers {
+            writer.bytes(&[u8::from(*id == host.asked), u8::from(*ok)]);
+        }
+        writer.value(&host.kernel.holds);
+        // Which lease it was that has run out makes no difference.
+        writer.value(&host.kernel.lease_until.max(Time(self.now().0 - 1)));
+        for (at, work) in &host.kernel.queue {
+            writer.bytes(&[u8::from(self.tick - at >= self.config.slow)]);
+            writer.value(work);
+        }
+        match &host.node {
+            Some(node) => writer.node(i, node),
+            None => writer.bytes(&host.incarnation.to_le_bytes()),
+        }
+        writer.value(&host.memory);
+        writer.end()
     }
 
     /// What can happen now.
@@ -287,6 +303,17 @@ impl World {
             let ms = self.tick as f64 * self.config.tick_ns() as f64 / 1e6;
             story.push(format!("{ms:>8.0} ms  {step}"));
         }
+        if let Step::Hear(to, _)
+        | Step::Lose(to, _)
+        | Step::Double(to, _)
+        | Step::Late(to)
+        | Step::Cut(to)
+        | Step::Deafen(to)
+        | Step::Mend(to)
+        | Step::Crash(to, _) = step
+        {
+            self.written[2 + usize::from(to)] = None;
+        }
         match step {
             Step::Tick => self.pass(),
             Step::Hear(to, n) => {
@@ -351,12 +378,14 @@ impl World {
     }
 
     fn host(&mut self, who: Who) -> &mut Host {
+        self.written[usize::from(who)] = None;
         Rc::make_mut(&mut self.hosts[usize::from(who)])
     }
 
     /// Half a heartbeat passes.
     fn pass(&mut self) {
         self.tick += 1;
+        self.written = [const { None }; 4];
         for who in [0, 1] {
             if self.hosts[usize::from(who)].woken {
                 self.host(who).woken = false;
@@ -521,6 +550,7 @@ impl World {
         }
         let to = usize::from(other(who));
         if self.reach[to] == Reach::All && self.hosts[to].node.is_some() {
+            self.written[2 + to] = None;
             self.to[to].push_back((self.tick, Arc::new(report)));
             if self.to[to].len() > ON_THE_WAY {
                 self.to[to].pop_front();
