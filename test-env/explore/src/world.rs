@@ -319,14 +319,13 @@ impl World {
             Step::Hear(to, n) => {
                 let heard = self.to[usize::from(to)].drain(..=usize::from(n)).next_back();
                 if let Some((_, report)) = heard {
+                    self.hear_frame(to, story)?;
                     self.feed(to, Input::Heard(report), story)?;
                 }
             }
             Step::Wake(who) => {
                 self.host(who).woken = true;
-                if self.reach[usize::from(who)] != Reach::Nothing {
-                    self.feed(who, Input::Frame, story)?;
-                }
+                self.hear_frame(who, story)?;
                 self.feed(who, Input::Tick, story)?;
             }
             Step::Commit(who) => self.commit(who, true, true, story)?,
@@ -338,6 +337,7 @@ impl World {
             }
             Step::Drain | Step::Resume => {
                 self.orders += 1;
+                self.unsettled = 0;
                 let service = None;
                 let order = if step == Step::Drain { Input::Drain { service } } else { Input::Resume { service } };
                 self.feed(0, order, story)?;
@@ -375,6 +375,14 @@ impl World {
             Step::Restart(who) => self.start(who, story)?,
         }
         Ok(())
+    }
+
+    /// There is always something on the wire: routers and clients.
+    fn hear_frame(&mut self, who: Who, story: &mut Story) -> Result<(), Violation> {
+        match self.reach[usize::from(who)] {
+            Reach::Nothing => Ok(()),
+            Reach::All | Reach::NoReports => self.feed(who, Input::Frame, story),
+        }
     }
 
     fn host(&mut self, who: Who) -> &mut Host {
