@@ -73,8 +73,8 @@ pub struct Report {
     pub state: HostState,
     /// Its weight, 0..=100.
     pub weight: u8,
-    /// Whether it has received no frame of another host in this life: it serves nothing, and begins to listen with the
-    /// first one.
+    /// Whether it has received no frame of another host in this life, or nothing at all for too long and ends this life:
+    /// it takes nothing more. A host that joins begins to listen with the first frame.
     pub deaf: bool,
     /// Whether it joins and nothing holds it back but listening.
     pub candidate: bool,

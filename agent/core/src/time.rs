@@ -62,16 +62,11 @@ impl Timing {
         self.lease + self.margin()
     }
 
-    /// Silence after which a peer's answers do not bound our lease any more: it is dead or out of reach. It must be
-    /// long enough to lose several words in a row, and short enough to renew a lease that its last answer bounds.
+    /// Silence that means something. A peer that has been silent for so long does not bound our lease any more: it is dead
+    /// or out of reach. And whoever has heard nothing at all for so long is deaf. Long enough to lose two words in a row,
+    /// with a lease of five heartbeats; short enough that our lease, or the others', can still be renewed.
     pub fn silence(&self) -> Duration {
         self.lease / 2
-    }
-
-    /// A host that has peers and has heard nothing at all for so long is deaf. Longer than [`Timing::silence`], and
-    /// short enough to tell the others before its last answers end their leases.
-    pub fn deafness(&self) -> Duration {
-        self.lease * 5 / 8
     }
 
     /// A gap between two steps of one's own beyond which a host has been stopped or starved, and must

@@ -69,6 +69,7 @@ fn phases(world: &mut World, healed: &mut Option<At>) -> Result<(), Violation> {
     world.run(config.trouble_ms * MS, |_| false)?;
 
     let start = world.now;
+    world.settle_definition();
     let returns = who_returns(world, &mut Dice::new(config.seed, 4));
     world.heal(|host| returns.contains(&host));
     let bound = start + healing_bound(&config);
@@ -133,12 +134,14 @@ fn wanted(world: &World) -> Vec<Mask> {
 
 /// Whether every slice is accepted by the host that the table names, and by nobody else, and all agree.
 pub fn is_whole(world: &World) -> bool {
-    let settled =
-        |h: &Host| h.node.as_ref().is_none_or(|node| node.state() == HostState::Serving && node.agreed());
     let slices = world.cluster.slices * world.cluster.services.len() as u32;
     let all_served = || (0..world.hosts.len()).map(|h| world.accepts(h).len()).sum::<u32>() == slices;
     let owned = || wanted(world).iter().enumerate().all(|(h, wanted)| world.accepts(h) == *wanted);
-    world.hosts.iter().all(settled) && all_served() && owned()
+    world.hosts.iter().all(is_settled) && all_served() && owned()
+}
+
+fn is_settled(host: &Host) -> bool {
+    host.node.as_ref().is_none_or(|node| node.state() == HostState::Serving && node.agreed())
 }
 
 fn what_is_unanswered(world: &World, patience: At) -> String {
@@ -153,7 +156,7 @@ fn what_is_not_whole(world: &World) -> String {
     let mut lines = Vec::new();
     for (h, host) in world.hosts.iter().enumerate() {
         let accepts = world.accepts(h);
-        if accepts == wanted[h] {
+        if accepts == wanted[h] && is_settled(host) {
             continue;
         }
         let state = match &host.node {

@@ -21,6 +21,10 @@ use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
 use crate::time::Time;
 
+/// So many heartbeats a host that is heard again has to answer. More would keep two owners for longer where only the way
+/// from it to us is open again.
+const TO_ANSWER: u32 = 2;
+
 /// What is known about our own heartbeats.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
@@ -102,7 +106,9 @@ impl Node {
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
         for peer in self.peers.values().filter(|p| self.counts(p, now)) {
-            until = until.min(peer.basis? + self.timing.lease);
+            // Who is heard again has a moment to answer: what it says first may be late, or said before it heard us.
+            let proven = (peer.basis? + self.timing.lease).max(peer.back + self.timing.heartbeat * TO_ANSWER);
+            until = until.min(proven);
         }
         Some(until)
     }
@@ -113,7 +119,8 @@ impl Node {
             true => self.timing.heartbeat,
             false => self.timing.silence(),
         };
-        peer.alive && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
+        let may_take_over = peer.alive && (!peer.report.deaf || self.broken(Broken::DeafAwaited));
+        may_take_over && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
     }
 
     /// The end of the lease by the answers of the hosts that suffice to serve without the others. A host

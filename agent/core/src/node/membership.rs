@@ -9,7 +9,7 @@ use core::time::Duration;
 use serde::Serialize;
 
 use super::memory::Known;
-use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, STRANGER_INTERVAL};
+use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, Recipients, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
 use crate::time::Time;
 use crate::view::DefinitionId;
@@ -20,6 +20,8 @@ pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
+    /// Since when it has been heard without a silence that means something.
+    pub back: Time,
     /// Heard within the expiry.
     pub alive: bool,
     /// It was alive when our last life ended, and has not been since.
@@ -36,7 +38,7 @@ impl Peer {
     /// A host of which the last agent knew whether it lives. It has answered nothing yet.
     pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool, known: Option<Known>) -> Self {
         let (basis, constant_since) = known.map_or((None, now), |k| (Some(k.basis), k.constant_since));
-        Peer { report, heard: now, alive, lost: false, answered: None, basis, constant_since }
+        Peer { report, heard: now, back: now, alive, lost: false, answered: None, basis, constant_since }
     }
 }
 
@@ -74,14 +76,15 @@ impl Node {
             .filter(|o| o.basis.is_some_and(|b| b + self.timing.lease > now))
             .map_or(now, |o| o.constant_since);
         // Who is deaf has begun a life, holds nothing, and will begin to listen anew.
-        let deaf = report.deaf && !self.broken(Broken::DeafAwaited);
+        let deaf = report.deaf && report.state == HostState::Joining && !self.broken(Broken::DeafAwaited);
         let alive = report.state != HostState::Left && !deaf;
         let lost = report.deaf && old.is_some_and(|o| o.lost);
-        let was_alive = old.filter(|o| o.alive && report.deaf).map(|o| Arc::clone(&o.report));
+        let back = old.filter(|o| now.since(o.heard) < self.timing.silence()).map_or(now, |o| o.back);
+        let was_alive = old.filter(|o| o.alive && deaf).map(|o| Arc::clone(&o.report));
         if let Some(before) = was_alive {
             self.bereave(now, &before);
         }
-        self.take_in(now, Peer { report, heard: now, alive, lost, answered, basis, constant_since });
+        self.take_in(now, Peer { report, heard: now, back, alive, lost, answered, basis, constant_since });
     }
 
     /// Whether a host of this name counts: by the definition, or by the one to come.
@@ -106,8 +109,11 @@ impl Node {
         let deaf = !self.broken(Broken::DeafGoesOn)
             && self.serves()
             && self.peers.values().any(|p| p.alive)
-            && now >= self.ears + self.timing.deafness();
+            && now >= self.ears + self.timing.silence();
         if deaf {
+            // Said before the kernel is empty: nobody need fear that we take over from it.
+            self.deaf = true;
+            self.publish(Recipients::All);
             self.note(Event::Deaf);
             match self.phase {
                 Phase::Leaving { .. } => self.stop(),

@@ -61,7 +61,7 @@ use crate::holding::Holdings;
 use crate::report::{Claims, Stamp};
 use crate::slices::SliceSet;
 use crate::time::{Time, Timing};
-use crate::view::{Cluster, View};
+use crate::view::{Cluster, DefinitionId, View};
 
 /// How many times a host makes way for a stranger of its own name before it stands still and says so. Whose
 /// clock went back may hear of several lives of its own, one after the other; a stranger never gives way.
@@ -155,6 +155,8 @@ pub struct Node {
     orphans: Orphans,
     drained: BTreeSet<String>,
     staged: Option<Box<Staged>>,
+    /// By which definition we ran before this one, and until when.
+    left_definition: Option<(DefinitionId, Time)>,
     remembered: Option<Box<Memory>>,
 
     lease: lease::Lease,
@@ -255,6 +257,7 @@ impl Node {
             orphans: Orphans::default(),
             drained: BTreeSet::new(),
             staged: None,
+            left_definition: None,
             remembered: None,
             lease: lease::Lease::default(),
             last_step: now,
@@ -345,11 +348,13 @@ impl Node {
             Phase::Starting | Phase::Serving => None,
         };
         let lapse = self.lease_end().filter(|&t| t > self.last_step);
-        let expiry = Some(self.next_expiry).filter(|_| self.peers.values().any(|p| p.alive));
+        let not_alone = self.peers.values().any(|p| p.alive);
+        let expiry = Some(self.next_expiry).filter(|_| not_alone);
+        let deaf = Some(self.ears + self.timing.silence()).filter(|_| not_alone && self.serves());
         let relays = self.relay_until.filter(|&t| t > self.last_step);
         let lists = self.orphans.deadline().filter(|&t| t > self.last_step);
         let moves = [self.retry_at, self.patient_until, relays, lists, self.connections.deadline()];
-        let all = [phase, lapse, expiry].into_iter().chain(moves);
+        let all = [phase, lapse, expiry, deaf].into_iter().chain(moves);
         all.flatten().fold(self.next_heartbeat, Time::min)
     }
 

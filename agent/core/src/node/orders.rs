@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, Event, Follow, Node, Phase};
 use crate::report::Report;
+use crate::time::Time;
 use crate::view::{Cluster, DefinitionId};
 
 /// Another definition, with all of it that the core knows.
@@ -90,9 +91,15 @@ impl Node {
         Some((id, peers.map(|p| p.report.host.clone()).collect()))
     }
 
-    /// Whether a host of another definition is on its way to ours, or we to its.
+    /// Whether a host of another definition is on its way to ours, or we to its. When we have just changed, whoever runs
+    /// by what we have left follows, whether we have heard it say so or not: whoever changed first has.
     pub(super) fn will_agree_on_definition(&self, report: &Report) -> bool {
-        report.staged == Some(self.cluster.definition) || self.staged_id() == Some(report.definition)
+        let just_left = |&(id, at): &(DefinitionId, Time)| {
+            id == report.definition && self.last_step.since(at) < self.expiry()
+        };
+        report.staged == Some(self.cluster.definition)
+            || self.staged_id() == Some(report.definition)
+            || self.left_definition.as_ref().is_some_and(just_left)
     }
 
     /// Changes to the staged definition if every living host has it. Whoever changes first is followed at
@@ -110,6 +117,7 @@ impl Node {
         if let Some(weight) = after.filter(|_| after != before) {
             self.weight = weight;
         }
+        self.left_definition = Some((self.cluster.definition, self.last_step));
         self.cluster = staged.cluster.clone();
         self.connections.change(staged.follow.clone());
         self.drained.retain(|s| staged.cluster.services.contains(s));

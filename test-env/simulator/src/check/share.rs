@@ -38,8 +38,9 @@ pub struct Share {
     stirred: At,
     /// By slice: since when nobody serves it, and whether that is the faulty host's share.
     unserved: Vec<Option<(At, bool)>>,
-    /// The slices that the faulty host had to do with when they were last served.
+    /// The slices that the faulty host had to do with at first, or when they were last served.
     lone: Mask,
+    first: Mask,
     /// For so long its share may be unserved.
     bound: At,
     /// For so long anybody else's: while it is on its way from one to another.
@@ -72,7 +73,7 @@ impl Share {
         self.stirred = world.now;
         if self.of != Of::None && whole && world.counts.faults.iter().sum::<u64>() == 0 {
             self.armed = true;
-            self.lone = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
+            self.first = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
             self.whole = (1 << world.hosts.len()) - 1;
             self.unserved = vec![None; (world.cluster.slices as usize) * world.cluster.services.len()];
         }
@@ -159,7 +160,7 @@ impl Share {
             }
         }
         let touches = self.of_lone().map(|lone| touched(world, lone)).unwrap_or_default();
-        self.lone = self.lone.minus(&served).or(&touches.and(&served));
+        self.lone = self.lone.minus(&served).or(&touches.and(&served)).or(&self.first);
         for slice in 0..self.unserved.len() {
             if served.contains(slice as u32) {
                 self.unserved[slice] = None;

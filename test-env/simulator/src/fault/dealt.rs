@@ -120,7 +120,7 @@ impl Dealer {
         let one: Hosts = 1 << self.host();
         let (out, into) = ((one, !one & all), (!one & all, one));
         if let Kind::Lone(_) = self.config.kind {
-            return self.dice.pick(&[out, into]);
+            return out;
         }
         let other: Hosts = 1 << self.host();
         let side = self.dice.between(1, all - 1);
@@ -163,6 +163,7 @@ impl Dealer {
         let ms = self.while_ms();
         self.add(at, Fault::Cut { from, to, ms });
         match self.dice.roll(3) {
+            _ if self.config.kind != Kind::Wild => {}
             0 => {}
             1 => self.add(at, Fault::Cut { from: to, to: from, ms }),
             _ => {

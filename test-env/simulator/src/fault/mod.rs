@@ -248,11 +248,9 @@ impl Fault {
         match *self {
             Fault::Weather { .. } => 0,
             Fault::Cut { from, to, .. } | Fault::Link { from, to, .. } | Fault::Narrow { from, to, .. } => {
-                // Where only some hear it, or are heard, the others do not agree on who lives.
-                let rest = |host: Hosts, others: Hosts| host | others == all;
-                let speaker = if rest(from, to) { one(from) } else { 0 };
-                let hearer = if rest(to, from) { one(to) } else { 0 };
-                speaker | hearer
+                // Where only some hear it, the others do not agree on who lives. And a host that hears its clients and no
+                // other host cannot know that the others live and hear it: it serves all, and they may not.
+                if from | to == all { one(from) } else { 0 }
             }
             Fault::Replay { of, .. } => 1 << of,
             Fault::Kill { host }

@@ -178,6 +178,12 @@ impl World {
         self.start(host, Life::Later);
     }
 
+    /// From now on the newest definition that any host has is the one that all should have.
+    pub fn settle_definition(&mut self) {
+        let newest = self.hosts.iter().map(|h| h.file).max().unwrap_or_default();
+        self.cluster = self.definition(newest);
+    }
+
     /// Ends all faults: links, kernels, pauses. Agents that run by another definition are put right, those
     /// that are about to leave are ended, those that do not run are started if `start` says so.
     pub fn heal(&mut self, start: impl Fn(usize) -> bool) {
@@ -195,7 +201,6 @@ impl World {
         });
         let newest = self.hosts.iter().map(|h| h.file).max().unwrap_or_default();
         let version = self.hosts.iter().map(|h| h.version).max().unwrap_or_default();
-        self.cluster = self.definition(newest);
         for host in 0..self.config.hosts {
             self.heal_host(host);
             self.put_right(host, newest, version);

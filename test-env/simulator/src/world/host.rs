@@ -58,6 +58,8 @@ pub struct Host {
     pub framed: bool,
     /// Nothing can be kept for the next agent before this.
     pub no_memory_until: At,
+    /// What was kept last is not what was to be kept.
+    pub(super) forgetful: bool,
     /// The definition on its disk.
     pub file: u8,
     /// The version of the protocol that its program speaks.
@@ -108,6 +110,7 @@ impl Host {
             plugs: 0,
             framed: false,
             no_memory_until: 0,
+            forgetful: false,
             file: 0,
             version: 1,
             other_definition: false,
@@ -191,7 +194,7 @@ impl World {
         h.emptied = node.state() != HostState::Joining;
         let goes_on = h.emptied;
         // An agent that goes on remembers for whom its last one mourned.
-        if !goes_on {
+        if !goes_on || h.forgetful {
             h.orphaned = Mask::default();
         }
         h.gone.clear();
@@ -384,6 +387,9 @@ impl World {
             let again = self.now.max(h.paused_until) + nanos(self.config.timing.heartbeat) / 4;
             return self.at(again, Event::Restart { host, agent });
         }
+        if let Some(memory) = h.node.as_ref().and_then(Node::checkpoint) {
+            self.keep(host, Some(memory));
+        }
         self.agent_dies(host);
         let at = self.now + self.dice.between(5, 30) * MS;
         self.at(at, Event::Start { host, life: Life::Same });
@@ -399,7 +405,8 @@ impl World {
     /// What an agent has kept for the next one, if it could.
     pub(super) fn keep(&mut self, host: usize, memory: Option<Box<Memory>>) {
         let h = &mut self.hosts[host];
-        if self.now >= h.no_memory_until {
+        h.forgetful = self.now < h.no_memory_until;
+        if !h.forgetful {
             h.memory = memory;
         }
     }
