@@ -9,7 +9,7 @@ use std::time::Duration;
 use onemac_core::node::{Input, Partition};
 use onemac_core::report::{HostState, Report, Stamp};
 use onemac_core::time::Timing;
-use onemac_sim::check::Checks;
+use onemac_sim::check::{Checks, Violation};
 use onemac_sim::clock::MS;
 use onemac_sim::config::Config;
 use onemac_sim::fault::{Fault, Hosts, Life, Order, Planned};
@@ -270,6 +270,54 @@ fn the_words_of_the_dead_said_again_keep_nobody_from_agreeing() {
             assert!(is_whole_within(&mut world, within), "{policy:?}, seed {seed}");
         }
     }
+}
+
+/// ns2 dies while nothing gets out of it; its last words arrive seconds later, when everybody has done without it.
+#[test]
+fn late_words_of_the_dead_cost_nobody_anything() {
+    let plan = [
+        at(4000, Fault::Mute { host: 2, ms: 1000 }),
+        at(4700, Fault::Kill { host: 2 }),
+        at(7000, Fault::Replay { of: 2, to: 0, ms: 500 }),
+    ];
+    for policy in BOTH {
+        breaks_nothing(50, &plan, &config(4, policy));
+    }
+}
+
+/// Whatever the time for which a host is away, in whichever way: the others notice neither that nor its return.
+#[test]
+fn a_host_that_comes_back_costs_nobody_anything() {
+    type Away = fn(u64) -> Vec<Planned>;
+    let ways: [(&str, Away); 8] = [
+        ("mute", |ms| vec![at(4000, Fault::Mute { host: 1, ms })]),
+        ("deaf", |ms| vec![at(4000, Fault::Deaf { host: 1, ms })]),
+        ("unplugged", |ms| vec![at(4000, Fault::Unplug { host: 1, ms, gossip_too: true })]),
+        ("unplugged but for gossip", |ms| vec![at(4000, Fault::Unplug { host: 1, ms, gossip_too: false })]),
+        ("stopped", |ms| vec![at(4000, Fault::Pause { host: 1, ms, kernel_goes_on: true })]),
+        ("killed", |ms| {
+            let start = Fault::Start { host: 1, life: Life::Same };
+            vec![at(4000, Fault::Kill { host: 1 }), at(4000 + ms, start)]
+        }),
+        ("deaf, then dead", |ms| {
+            vec![at(4000, Fault::Deaf { host: 1, ms: 4000 }), at(4000 + ms, Fault::Kill { host: 1 })]
+        }),
+        ("deaf, then heard again", |ms| {
+            vec![at(4000, Fault::Deaf { host: 1, ms: 4000 }), at(4100, Fault::Mute { host: 1, ms })]
+        }),
+    ];
+    let mut broken = Vec::new();
+    for policy in BOTH {
+        for (way, faults) in ways {
+            for ms in (50..1500).step_by(80) {
+                let found =
+                    violations(4, None, &faults(ms), &Config { trouble_ms: 6500, ..config(3, policy) });
+                let told = |first: &Violation| format!("{policy:?}, {way} for {ms} ms: {first}");
+                broken.extend(found.first().map(told));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{} times:\n{}", broken.len(), broken.join("\n"));
 }
 
 /// Somebody who has the secret speaks, and no definition knows the name.

@@ -21,10 +21,6 @@ use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
 use crate::time::Time;
 
-/// So many heartbeats a host that is heard again has to answer. More would keep two owners for longer where only the way
-/// from it to us is open again.
-const TO_ANSWER: u32 = 2;
-
 /// What is known about our own heartbeats.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
@@ -106,8 +102,11 @@ impl Node {
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
         for peer in self.peers.values().filter(|p| self.counts(p, now)) {
-            // Who is heard again has a moment to answer: what it says first may be late, or said before it heard us.
-            let proven = (peer.basis? + self.timing.lease).max(peer.back + self.timing.heartbeat * TO_ANSWER);
+            let proven = peer.basis.filter(|_| peer.knows_us)? + self.timing.lease;
+            if proven <= now {
+                // Whatever it may do it can have done by now. Its claims tell.
+                return None;
+            }
             until = until.min(proven);
         }
         Some(until)

@@ -20,8 +20,9 @@ pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
-    /// Since when it has been heard without a silence that means something.
-    pub back: Time,
+    /// Its last word has an entry for us. One that has none comes from an agent that has not heard us yet: a newcomer, or
+    /// one that goes on.
+    pub knows_us: bool,
     /// Heard within the expiry.
     pub alive: bool,
     /// It was alive when our last life ended, and has not been since.
@@ -38,7 +39,16 @@ impl Peer {
     /// A host of which the last agent knew whether it lives. It has answered nothing yet.
     pub(super) fn by_memory(now: Time, report: Arc<Report>, alive: bool, known: Option<Known>) -> Self {
         let (basis, constant_since) = known.map_or((None, now), |k| (Some(k.basis), k.constant_since));
-        Peer { report, heard: now, back: now, alive, lost: false, answered: None, basis, constant_since }
+        Peer {
+            report,
+            heard: now,
+            knows_us: false,
+            alive,
+            lost: false,
+            answered: None,
+            basis,
+            constant_since,
+        }
     }
 }
 
@@ -79,12 +89,15 @@ impl Node {
         let deaf = report.deaf && report.state == HostState::Joining && !self.broken(Broken::DeafAwaited);
         let alive = report.state != HostState::Left && !deaf;
         let lost = report.deaf && old.is_some_and(|o| o.lost);
-        let back = old.filter(|o| now.since(o.heard) < self.timing.silence()).map_or(now, |o| o.back);
+        let knows_us = of_us.is_some();
         let was_alive = old.filter(|o| o.alive && deaf).map(|o| Arc::clone(&o.report));
         if let Some(before) = was_alive {
             self.bereave(now, &before);
         }
-        self.take_in(now, Peer { report, heard: now, back, alive, lost, answered, basis, constant_since });
+        self.take_in(
+            now,
+            Peer { report, heard: now, knows_us, alive, lost, answered, basis, constant_since },
+        );
     }
 
     /// Whether a host of this name counts: by the definition, or by the one to come.
@@ -211,8 +224,12 @@ impl Node {
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + slept).min(self.last_step);
         }
+        if slept > self.timing.heartbeat / 2 {
+            // Being late now and then does not make anybody less deaf.
+            self.ears = (self.ears + slept).min(self.last_step);
+        }
         let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
-        for time in foreign.chain(self.candidate_since.as_mut()).chain([&mut self.ears]) {
+        for time in foreign.chain(self.candidate_since.as_mut()) {
             *time = (*time + slept).min(self.last_step);
         }
         self.stirred = true;
