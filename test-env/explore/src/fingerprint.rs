@@ -7,6 +7,7 @@
 
 use std::fmt::Display;
 
+use onemac_core::node::Partition;
 use onemac_core::time::Timing;
 use serde::ser::{self, Serialize};
 
@@ -66,7 +67,11 @@ pub struct Part {
 pub struct Writer {
     part: Part,
     now: u64,
+    /// An instant further from now than this is far away.
     far: i64,
+    partition: Partition,
+    farthest: i64,
+    nearer: i64,
     /// Whose node is written, if one is, and which life it is in.
     me: Option<Owner>,
     reading: Reading,
@@ -81,12 +86,15 @@ pub struct Writer {
 impl Writer {
     /// A writer for hosts with this timing: further than two expiries and a lease from the present an instant is far
     /// away, for no rule looks further back or ahead.
-    pub fn new(timing: &Timing) -> Self {
+    pub fn new(timing: &Timing, partition: Partition) -> Self {
         let far = timing.expiry() * 2 + timing.lease;
         Writer {
             part: Part::default(),
             now: 0,
             far: far.as_nanos() as i64,
+            partition,
+            farthest: far.as_nanos() as i64,
+            nearer: (timing.heartbeat * 3).as_nanos() as i64,
             me: None,
             reading: Reading::Plain,
             about: 0,
@@ -180,10 +188,11 @@ impl Writer {
     }
 
     fn field<T: ?Sized + Serialize>(&mut self, of: &str, name: &str, value: &T) -> Result<(), Never> {
-        if SKIP.with(|s| s.iter().any(|x| x == name)) {
+        if CONSTANT.contains(&name) || of == "Voice" && name == "peers" {
             return Ok(());
         }
-        if CONSTANT.contains(&name) || of == "Voice" && name == "peers" {
+        // For how long a peer has answered matters to majorities alone.
+        if name == "constant_since" && self.partition == Partition::Serve {
             return Ok(());
         }
         // A node keeps a peer's report, but what that had heard was looked at when it came.
@@ -197,6 +206,8 @@ impl Writer {
             ("Lease", "published") => Reading::Published,
             _ => Reading::Plain,
         };
+        // A host that is heard again has two heartbeats to answer; later it does not matter since when it has been heard.
+        self.far = if name == "back" { self.nearer } else { self.farthest };
         if of == "Node" {
             self.about = self.me.map_or(0, |me| me.0);
         }
@@ -214,6 +225,7 @@ impl Writer {
             }
         }
         self.reading = before;
+        self.far = self.farthest;
         Ok(())
     }
 }
@@ -497,5 +509,3 @@ macro_rules! elements {
 
 elements!(SerializeSeq: serialize_element, SerializeTuple: serialize_element,
           SerializeTupleStruct: serialize_field, SerializeTupleVariant: serialize_field);
-
-thread_local! { static SKIP: Vec<String> = std::env::var("SKIP").unwrap_or_default().split(',').map(String::from).collect(); }

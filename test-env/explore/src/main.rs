@@ -42,8 +42,8 @@ struct Arguments {
     #[arg(long)]
     nearest: bool,
     /// Leave out a rule of the protocol, to see it noticed.
-    #[arg(long, value_name = "RULE")]
-    without: Option<Rule>,
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    without: Option<Mutation>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,39 +69,34 @@ impl Fault {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Rule {
-    Margin,
-    Expiry,
-    Agreement,
-    ReleaseFirst,
-    Guards,
-    Incarnations,
-    Acknowledgements,
-    PromptAnswers,
-    AwakeListening,
-    FreshAnswers,
-    Probation,
-    Relays,
-}
+/// The rules that two hosts and one service without connections can need.
+const RULES: &[(&str, Mutation)] = &[
+    ("margin", Mutation::NoMargin),
+    ("expiry", Mutation::BelieveAtOnce),
+    ("agreement", Mutation::NoAgreement),
+    ("release-first", Mutation::WordsFirst),
+    ("guards", Mutation::NoGuards),
+    ("incarnations", Mutation::NoIncarnations),
+    ("acknowledgements", Mutation::NoAcknowledgements),
+    ("silence", Mutation::SilenceIsDeath),
+    ("shrinking", Mutation::LeaseNeverShrinks),
+    ("confirmed-renewals", Mutation::RenewalsUnconfirmed),
+    ("deafness", Mutation::DeafGoesOn),
+    ("deaf-not-awaited", Mutation::DeafAwaited),
+    ("listening", Mutation::ShortListening),
+    ("answered-listening", Mutation::HeardIsAnswered),
+    ("votes", Mutation::VotesAnyway),
+    ("handed", Mutation::HandedForgotten),
+    ("changing", Mutation::ChangingUnheeded),
+    ("awake-listening", Mutation::SleepListens),
+    ("fresh-answers", Mutation::OldAnswers),
+    ("probation", Mutation::NoProbation),
+];
 
-impl Rule {
-    fn mutation(self) -> Mutation {
-        match self {
-            Rule::Margin => Mutation::NoMargin,
-            Rule::Expiry => Mutation::BelieveAtOnce,
-            Rule::Agreement => Mutation::NoAgreement,
-            Rule::ReleaseFirst => Mutation::WordsFirst,
-            Rule::Guards => Mutation::NoGuards,
-            Rule::Incarnations => Mutation::NoIncarnations,
-            Rule::Acknowledgements => Mutation::NoAcknowledgements,
-            Rule::PromptAnswers => Mutation::SilenceIsDeath,
-            Rule::AwakeListening => Mutation::SleepListens,
-            Rule::FreshAnswers => Mutation::OldAnswers,
-            Rule::Probation => Mutation::NoProbation,
-            Rule::Relays => Mutation::RelaysUnheeded,
-        }
-    }
+fn rule(name: &str) -> Result<Mutation, String> {
+    let known = RULES.iter().find(|(known, _)| *known == name);
+    let names: Vec<&str> = RULES.iter().map(|(name, _)| *name).collect();
+    known.map(|&(_, rule)| rule).ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 fn print(outcome: &Outcome) {
@@ -127,7 +122,7 @@ fn main() -> ExitCode {
             Policy::Serve => Partition::Serve,
             Policy::Majority => Partition::Majority,
         },
-        mutation: arguments.without.map(Rule::mutation),
+        mutation: arguments.without,
         faults: arguments.faults,
         kinds,
         orders: !arguments.no_orders,

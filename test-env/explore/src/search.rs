@@ -15,7 +15,7 @@ pub struct Outcome {
     pub states: usize,
     /// How many ways lead from one to another.
     pub transitions: u64,
-    /// The longest way to a state, in steps.
+    /// The longest way on which a state was found, in steps.
     pub depth: u32,
     /// How long it took.
     pub took: Duration,
@@ -65,7 +65,7 @@ pub fn search(config: &Config, order: Order, most: usize, mut progress: impl FnM
             return outcome;
         }
     };
-    let mut writer = Writer::new(&config.timing);
+    let mut writer = Writer::new(&config.timing, config.partition);
     let mut known: HashSet<u128, BuildHasherDefault<AsItIs>> = HashSet::default();
     known.insert(start.fingerprint(&mut writer));
     // From where each state was reached, and by which step.

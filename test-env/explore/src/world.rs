@@ -319,8 +319,9 @@ impl World {
             Step::Hear(to, n) => {
                 let heard = self.to[usize::from(to)].drain(..=usize::from(n)).next_back();
                 if let Some((_, report)) = heard {
-                    self.hear_frame(to, story)?;
+                    // A frame before it would be a moment of its own, in which a heartbeat goes out that does not answer.
                     self.feed(to, Input::Heard(report), story)?;
+                    self.hear_frame(to, story)?;
                 }
             }
             Step::Wake(who) => {
