@@ -13,15 +13,24 @@ use serde::ser::{self, Serialize};
 
 /// Fields that are never part of a state's name: what a run has only one of, and what is known from elsewhere.
 const CONSTANT: &[&str] = &[
-    "cluster", "timing", "partition", "definition", "me", "mac",
+    "cluster",
+    "timing",
+    "partition",
+    "definition",
+    "me",
+    "mac",
     // The connections of a service that nobody follows: see `world`.
-    "connections", "orphans", "orphaned", "orphaned_until",
+    "connections",
+    "orphans",
+    "orphaned",
+    "orphaned_until",
     // Set aside by the ten thousand.
     "seq_limit",
     // The world keeps it, for it outlives the agent.
     "remembered",
     // A change is the one that was asked for last, or it is nothing: the world knows which.
-    "change_id", "id",
+    "change_id",
+    "id",
     // How much news may still be said before the next heartbeat: sixteen reports, which nobody comes near. And how many
     // connections are left: none is followed.
     "left",

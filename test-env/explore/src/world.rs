@@ -287,7 +287,8 @@ impl World {
     fn usual_step(&self) -> Step {
         let mut steps = Vec::new();
         self.steps(&mut steps);
-        let usual = |s: &&Step| matches!(s, Step::Hear(..) | Step::Wake(_) | Step::Commit(_) | Step::Answer(_));
+        let usual =
+            |s: &&Step| matches!(s, Step::Hear(..) | Step::Wake(_) | Step::Commit(_) | Step::Answer(_));
         steps.iter().find(usual).copied().unwrap_or(Step::Tick)
     }
 
@@ -340,7 +341,8 @@ impl World {
                 self.orders += 1;
                 self.unsettled = 0;
                 let service = None;
-                let order = if step == Step::Drain { Input::Drain { service } } else { Input::Resume { service } };
+                let order =
+                    if step == Step::Drain { Input::Drain { service } } else { Input::Resume { service } };
                 self.feed(0, order, story)?;
             }
             Step::Lose(to, n) => drop(self.to[usize::from(to)].remove(usize::from(n))),
@@ -518,7 +520,9 @@ impl World {
                         }
                     }
                     let (id, slices, lease_until) = (change.id, change.slices, change.lease_until);
-                    host.kernel.queue.push_back((tick, Work::Apply { wanted: true, id, slices, lease_until }));
+                    host.kernel
+                        .queue
+                        .push_back((tick, Work::Apply { wanted: true, id, slices, lease_until }));
                 }
                 Action::Renew { lease_until } => {
                     if lease_until > now + self.config.timing.lease {
@@ -537,7 +541,10 @@ impl World {
                 Action::Remember(memory) => self.host(who).memory = memory,
                 Action::Note(event) => {
                     if self.faults_left == self.config.faults
-                        && matches!(event, Event::LeaseLapsed | Event::Stalled { .. } | Event::HostGone { .. })
+                        && matches!(
+                            event,
+                            Event::LeaseLapsed | Event::Stalled { .. } | Event::HostGone { .. }
+                        )
                     {
                         let text = format!("{}: {event:?}", name(who));
                         return Err(self.violation("without a fault no lease lapses", text));
