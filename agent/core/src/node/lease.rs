@@ -15,6 +15,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
 use crate::time::Time;
@@ -23,7 +25,7 @@ use crate::time::Time;
 const TO_ANSWER: u32 = 2;
 
 /// What is known about our own heartbeats.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
     /// When the last datagram with a heartbeat left.
     last_sent: Option<Time>,

@@ -6,6 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::memory::Known;
 use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, Recipients, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
@@ -13,7 +15,7 @@ use crate::time::Time;
 use crate::view::DefinitionId;
 
 /// Another host, by its last word.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
