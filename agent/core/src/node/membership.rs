@@ -81,7 +81,6 @@ impl Node {
         if !is_news || !report.stamp.is_possible() {
             return;
         }
-        self.ears = now;
         let same_life = old.filter(|o| o.report.stamp.incarnation == report.stamp.incarnation);
         let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
         let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(same_life.and_then(|o| o.basis));

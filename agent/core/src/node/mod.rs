@@ -118,7 +118,7 @@ pub struct Node {
     stirred: bool,
     /// So may the peers' views and answers.
     agreement_stale: bool,
-    /// When a frame or a word of another host was last heard; time that we slept through moves it on.
+    /// When a frame of others was last received by the service device; time that we slept through moves it on.
     ears: Time,
     /// No frame has been heard in this life.
     deaf: bool,
