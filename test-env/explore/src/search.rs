@@ -89,7 +89,7 @@ pub fn search(config: &Config, order: Order, most: usize, mut progress: impl FnM
             if known.insert(next.fingerprint(&mut writer)) {
                 from.push((number, step));
                 open.push_back((next, from.len() as u32 - 1, depth + 1));
-                if from.len() % 100_000 == 0 {
+                if from.len().is_multiple_of(100_000) {
                     (outcome.states, outcome.took) = (from.len(), began.elapsed());
                     progress(&outcome);
                 }
