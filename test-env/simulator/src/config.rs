@@ -94,7 +94,9 @@ impl Config {
     }
 
     fn after_a_start(self) -> Self {
-        Config { trouble_ms: self.trouble_ms + self.quiet_ms(), ..self }
+        // Where there is less to go wrong it need not take as long.
+        let trouble_ms = if self.kind == Kind::Wild { self.trouble_ms } else { self.trouble_ms * 2 / 3 };
+        Config { trouble_ms: trouble_ms + self.quiet_ms(), ..self }
     }
 
     /// For so long nothing goes wrong: what must not be lost must be there first.

@@ -320,6 +320,15 @@ fn a_host_that_comes_back_costs_nobody_anything() {
     assert!(broken.is_empty(), "{} times:\n{}", broken.len(), broken.join("\n"));
 }
 
+/// All others have died, and clients are few: that is no reason to take oneself for deaf.
+#[test]
+fn the_last_host_serves_however_few_its_clients_are() {
+    for frames_every_ms in [100, 500, 2000] {
+        let config = Config { frames_every_ms, ..config(2, Partition::Serve) };
+        breaks_nothing(20, &[at(4000, Fault::Kill { host: 0 })], &config);
+    }
+}
+
 /// Somebody who has the secret speaks, and no definition knows the name.
 #[test]
 fn names_outside_the_definition_count_for_nothing() {

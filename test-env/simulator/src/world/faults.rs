@@ -165,6 +165,9 @@ impl World {
     }
 
     fn stage(&mut self, host: usize, definition: u8) {
+        if self.hosts[host].restarting {
+            return;
+        }
         self.hosts[host].file = definition;
         let staged = Staged { cluster: self.definition(definition), follow: follow(&self.config) };
         self.operator(host, Input::Stage(Box::new(staged)));
@@ -190,6 +193,11 @@ impl World {
         self.tell(|| "everything heals".into());
         self.counts.judged += u64::from(self.checks.share.is_armed());
         self.checks.share.disarm();
+        if self.config.frames_every_ms == 0 {
+            // A host that is left alone may take silence for deafness, but clients come in the end.
+            self.config.frames_every_ms = 100;
+            self.at(self.now + 100 * MS, Event::Client);
+        }
         self.network.mend();
         self.plan.clear();
         // What is still on its way after two heartbeats belongs to the troubles.

@@ -62,6 +62,8 @@ pub struct Host {
     pub(super) forgetful: bool,
     /// The definition on its disk.
     pub file: u8,
+    /// Its agent is replacing itself; whoever has a new definition for it waits.
+    pub(super) restarting: bool,
     /// The version of the protocol that its program speaks.
     pub version: u8,
     /// The agent runs by another definition than the cluster's.
@@ -112,6 +114,7 @@ impl Host {
             no_memory_until: 0,
             forgetful: false,
             file: 0,
+            restarting: false,
             version: 1,
             other_definition: false,
             wake: None,
@@ -137,7 +140,7 @@ impl Host {
 
     /// Whether it could know that clients do not reach it, or that its answers reach nobody.
     pub fn could_know_that_it_is_useless(&self) -> bool {
-        self.deaf > 0 || self.mute > 0 || self.unplugged || self.unreached > 0 && self.off_the_wire > 0
+        self.deaf > 0 || self.mute > 0 || self.unplugged
     }
 
     /// Whether the agent is handing over.
@@ -167,6 +170,7 @@ impl World {
             self.checks.share.ends(host);
         }
         let h = &mut self.hosts[host];
+        h.restarting = false;
         h.agent += 1;
         let incarnation = match life {
             Life::Earlier => (h.greatest_incarnation / 2).max(1) + h.agent,
@@ -391,6 +395,7 @@ impl World {
             self.keep(host, Some(memory));
         }
         self.agent_dies(host);
+        self.hosts[host].restarting = true;
         let at = self.now + self.dice.between(5, 30) * MS;
         self.at(at, Event::Start { host, life: Life::Same });
     }
