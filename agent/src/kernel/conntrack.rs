@@ -102,7 +102,7 @@ fn judge_boot_file(saved: bool, warnings: &Warnings) {
             BOOT_FILE,
             format!("{NFTABLES_CONF} holds the agent's rules, as `nft list ruleset` shows them"),
             "remove the tables `netdev onemac`, `inet onemac` and `arp onemac` from it: where their device is missing \
-             at boot, kernels before 6.16 load nothing of the file, this host's own firewall neither",
+             at boot, older kernels (6.1 and 6.12) load nothing of the file, this host's own firewall neither",
         );
     } else {
         warnings.clear(BOOT_FILE);

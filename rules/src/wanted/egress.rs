@@ -54,7 +54,7 @@ impl Plan<'_> {
         }
     }
 
-    /// The mask once more, where the kernel hooks it by the shared device. Since Linux 6.16 chains follow names: who
+    /// The mask once more, where the kernel hooks it by the shared device. On Linux 6.18, not on 6.12, chains follow names: who
     /// renames the service device takes the other one off it, until the agent has made it anew.
     pub(super) fn mask(&self) -> Option<Chain> {
         self.wanted.second_mask.then(|| Chain {
