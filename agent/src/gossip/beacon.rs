@@ -11,11 +11,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
 use std::time::Duration;
 
 use onemac_core::report::Stamp;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::words;
@@ -48,14 +50,17 @@ pub struct Beacon {
 }
 
 impl Beacon {
-    /// Opens the path on a device, and a thread that listens on it until the queue's reader is gone.
+    /// Opens the path on a device, and a task that listens on it until the queue's reader is gone.
     pub fn open(index: u32, mac: [u8; 6], keys: &[Key]) -> io::Result<(Self, mpsc::Receiver<Vec<u8>>)> {
         let sealer = FrameSealer::new(keys, mac);
         let socket = Arc::new(PacketSocket::open(index, ETHERTYPE)?);
         socket.set_buffers(BUFFER);
         let (heard, words) = mpsc::channel(QUEUE);
-        let (ear, opener) = (Arc::clone(&socket), sealer.clone());
-        thread::Builder::new().name("beacon".into()).spawn(move || listen(&ear, &opener, &heard))?;
+        // SAFETY: the socket is open for as long as its `Arc` is held, which `Ear` holds and never changes, so its
+        // descriptor is the same one and stays open.
+        let ear = unsafe { AsyncFd::register_with_interest(Ear(Arc::clone(&socket)), Interest::READABLE) };
+        let ear = ear.map_err(io::Error::from)?;
+        tokio::spawn(listen(ear, sealer.clone(), heard));
         Ok((Beacon { socket, sealer }, words))
     }
 
@@ -77,36 +82,56 @@ impl Beacon {
     }
 }
 
-fn listen(socket: &PacketSocket, sealer: &FrameSealer, heard: &mpsc::Sender<Vec<u8>>) {
+/// The socket, as what can be waited for.
+struct Ear(Arc<PacketSocket>);
+
+impl AsRawFd for Ear {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+async fn listen(ear: AsyncFd<Ear>, sealer: FrameSealer, heard: mpsc::Sender<Vec<u8>>) {
     let mut frame = vec![0; FRAME_MAX];
     let mut newest = Newest::default();
-    let mut turn = 0;
-    while !heard.is_closed() {
-        let received = match socket.receive_now(&mut frame) {
-            Ok(None) => {
-                turn = 0;
-                socket.receive(&mut frame, Duration::from_secs(1))
-            }
-            received => received,
+    loop {
+        let ready = tokio::select! {
+            ready = ear.readable() => ready,
+            () = heard.closed() => return,
         };
-        match received {
-            Ok(Some(len)) => {
-                if let Some(word) = sealer.open(&frame[..len]).filter(|word| newest.is_behind(word)) {
-                    let _ = heard.try_send(word.to_vec());
-                }
+        let turn = ready.and_then(|mut ready| {
+            let all = turn(&ear.get_ref().0, &mut frame, &sealer, &mut newest, &heard)?;
+            if all {
+                ready.clear_ready();
             }
-            Ok(None) => {}
+            Ok(all)
+        });
+        match turn {
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(REST).await,
             Err(error) => {
                 tracing::warn!("the second path for reports, on the service wire, has ended: {error}");
                 return;
             }
         }
-        turn += 1;
-        if turn == TURN {
-            turn = 0;
-            thread::sleep(REST);
+    }
+}
+
+/// Reads what waits, but not for long; whether that was all.
+fn turn(
+    socket: &PacketSocket,
+    frame: &mut [u8],
+    sealer: &FrameSealer,
+    newest: &mut Newest,
+    heard: &mpsc::Sender<Vec<u8>>,
+) -> io::Result<bool> {
+    for _ in 0..TURN {
+        let Some(len) = socket.receive_now(frame)? else { return Ok(true) };
+        if let Some(word) = sealer.open(&frame[..len]).filter(|word| newest.is_behind(word)) {
+            let _ = heard.try_send(word.to_vec());
         }
     }
+    Ok(false)
 }
 
 /// The newest word that was heard of each host.
@@ -133,7 +158,7 @@ impl Newest {
 
 #[derive(Clone)]
 struct FrameSealer {
-    /// What frames are authenticated with, derived from each secret; shared with the thread that listens.
+    /// What frames are authenticated with, derived from each secret; shared with the task that listens.
     keys: Arc<RwLock<Vec<[u8; 32]>>>,
     mac: [u8; 6],
 }

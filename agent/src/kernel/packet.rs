@@ -1,7 +1,7 @@
 //! Whole Ethernet frames in and out of one device, by an AF_PACKET socket.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ impl PacketSocket {
         }
         nix::sys::socket::bind(socket.as_raw_fd(), &link_address(index, ethertype.to_be()))?;
         Ok(PacketSocket { socket, index, went_down: AtomicBool::new(false) })
+    }
+
+    /// For whoever waits for frames.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 
     /// The index of the device.
