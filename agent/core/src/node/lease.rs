@@ -22,9 +22,6 @@ use super::{Action, Broken, Node, Partition};
 use crate::report::HostState;
 use crate::time::Time;
 
-/// So many heartbeats a host that is heard again has to answer: one word may get lost.
-const TO_ANSWER: u32 = 2;
-
 /// What is known about our own heartbeats.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
@@ -70,11 +67,7 @@ impl Node {
         if !self.serves() {
             return;
         }
-        let until = match self.partition {
-            Partition::Serve => self.until_all_may_miss_us(now),
-            Partition::Majority => self.until_most_may_miss_us(now),
-        };
-        let Some(until) = until else { return };
+        let Some(until) = self.provable_lease(now) else { return };
         let granted = self.lease.granted;
         let earlier = self.partition == Partition::Serve
             && granted.is_some_and(|old| until < old)
@@ -84,6 +77,14 @@ impl Node {
             self.lease.confirmed = self.lease.confirmed.or(Some(until));
             self.moves_stale |= granted.is_none();
             self.actions.push_back(Action::Renew { lease_until: until });
+        }
+    }
+
+    /// The end of the lease that the answers prove.
+    pub(super) fn provable_lease(&self, now: Time) -> Option<Time> {
+        match self.partition {
+            Partition::Serve => self.until_all_may_miss_us(now),
+            Partition::Majority => self.until_most_may_miss_us(now),
         }
     }
 
@@ -112,16 +113,11 @@ impl Node {
     }
 
     /// Until when a peer that has answered does not take over; none if it has not yet, or has forgotten us, for then it
-    /// listens for long enough. If that was over when it was heard again, its first words may be late ones: it has a moment
-    /// to answer.
+    /// listens for long enough. So does one that joins: it shortens nothing.
     fn proven_by(&self, peer: &Peer) -> Option<Time> {
         let end = peer.basis.filter(|_| peer.knows_us)? + self.timing.lease;
-        let moment = peer.back + self.timing.heartbeat * TO_ANSWER;
-        match () {
-            () if peer.report.state == HostState::Joining => Some(end).max(self.lease.granted),
-            () if end > peer.back => Some(end),
-            () => Some(moment),
-        }
+        let joins = peer.report.state == HostState::Joining;
+        Some(if joins { self.lease.granted.map_or(end, |old| old.max(end)) } else { end })
     }
 
     /// Whether a peer may take over from us without our hearing of it in time.
@@ -131,7 +127,9 @@ impl Node {
             false => self.timing.silence(),
         };
         let may_take_over = peer.alive && (!peer.report.deaf || self.broken(Broken::DeafAwaited));
-        may_take_over && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
+        // The first word after a silence may be a late one, of a host that has died since.
+        let speaks = peer.heard.since(peer.back) >= self.timing.heartbeat / 2;
+        may_take_over && speaks && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
     }
 
     /// The end of the lease by the answers of the hosts that suffice to serve without the others. A host

@@ -22,8 +22,6 @@ pub(super) struct Peer {
     pub heard: Time,
     /// Since when it has been heard without a silence that means something.
     pub back: Time,
-    /// We have slept since it was last heard.
-    away: bool,
     /// Its last word has an entry for us. One that has none comes from an agent that has not heard us yet: a newcomer, or
     /// one that goes on.
     pub knows_us: bool,
@@ -47,7 +45,6 @@ impl Peer {
             report,
             heard: now,
             back: now,
-            away: false,
             knows_us: false,
             alive,
             lost: false,
@@ -102,18 +99,7 @@ impl Node {
         }
         self.take_in(
             now,
-            Peer {
-                report,
-                heard: now,
-                back,
-                away: false,
-                knows_us,
-                alive,
-                lost,
-                answered,
-                basis,
-                constant_since,
-            },
+            Peer { report, heard: now, back, knows_us, alive, lost, answered, basis, constant_since },
         );
     }
 
@@ -134,11 +120,12 @@ impl Node {
         }
     }
 
-    /// Ends a life that hears nothing while it holds others alive: their silence proves nothing.
+    /// Ends a life that hears nothing while it holds several others alive. That one of them has died is likelier than that
+    /// we are deaf; that all have at once is not.
     pub(super) fn end_deaf_life(&mut self, now: Time) -> bool {
         let deaf = !self.broken(Broken::DeafGoesOn)
             && self.serves()
-            && self.peers.values().any(|p| p.alive)
+            && self.peers.values().filter(|p| p.alive && now >= p.back + self.timing.silence()).count() >= 2
             && now >= self.ears + self.timing.silence();
         if deaf {
             // Said before the kernel is empty: nobody need fear that we take over from it.
@@ -175,7 +162,7 @@ impl Node {
         let other_answer = old.is_none_or(|o| (o.answered >= entry) != (peer.answered >= entry));
         let first_answer = peer.answered.is_some() && old.is_none_or(|o| o.answered.is_none());
         // Whoever changes waits for us to say that we know, and so does one that comes back.
-        let was_away = old.is_none_or(|o| o.away || now.since(o.heard) > self.timing.heartbeat * 2);
+        let was_away = old.is_none_or(|o| now.since(o.heard) > self.timing.heartbeat * 2);
         if reappears && peer.alive {
             let event = Event::HostAlive { host: r.host.clone(), incarnation: r.stamp.incarnation };
             self.note(event);
@@ -244,7 +231,8 @@ impl Node {
         if slept > self.timing.heartbeat / 2 {
             // Being late now and then does not make anybody less deaf.
             self.ears = (self.ears + slept).min(self.last_step);
-            self.peers.values_mut().for_each(|peer| peer.away = true);
+            // What was said meanwhile waits in our sockets, and answers should know it.
+            self.next_heartbeat = self.next_heartbeat.max(self.last_step + self.timing.heartbeat / 4);
         }
         let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
         for time in foreign.chain(self.candidate_since.as_mut()) {
@@ -320,7 +308,7 @@ impl Node {
         }
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
         let missing: Vec<String> = others().filter(|h| !self.has_answered(h)).cloned().collect();
-        if !missing.is_empty() && now.since(since) < self.listening() {
+        if !missing.is_empty() && now.since(since) < self.listening() || self.provable_lease(now).is_none() {
             return Some(Hold::Listening { missing });
         }
         if !missing.is_empty() && others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
