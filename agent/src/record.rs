@@ -10,12 +10,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::thread;
 use std::time::Duration;
 
+use crate::gossip::BODY_MAX;
 use onemac_core::node::{self, Input, Node};
 use onemac_core::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// An entry that claims to be longer is not one of ours: a report is at most 16 KiB.
-const ENTRY_MAX: u32 = 64 * 1024;
+/// An entry that claims to be longer is not one of ours: nothing is larger than a report.
+const ENTRY_MAX: u32 = 2 * BODY_MAX as u32;
 
 /// How an agent began: all that [`Node`] is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

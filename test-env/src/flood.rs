@@ -21,7 +21,8 @@ const PORT: u16 = 7946;
 /// What is due is sent so often.
 const STEP: Duration = Duration::from_millis(1);
 /// For so long at least the hosts are listened to, for what is to be sent again.
-const RECORD: Duration = Duration::from_millis(1500);
+/// Long enough for some datagrams from each host to each: heartbeats are frames.
+const RECORD: Duration = Duration::from_secs(8);
 /// Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
 

@@ -73,7 +73,7 @@ pub struct Report {
     pub state: HostState,
     /// Its weight, 0..=100.
     pub weight: u8,
-    /// Whether it has received no frame of another host in this life, or nothing at all for too long and ends this life:
+    /// Whether it has received no frame of another host in this life, or none for too long and ends this life:
     /// it takes nothing more. A host that joins begins to listen with the first frame.
     pub deaf: bool,
     /// Whether it joins and nothing holds it back but listening.

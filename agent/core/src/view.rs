@@ -58,7 +58,7 @@ pub struct Member {
 }
 
 /// The hosts that one host computes with. Equal views have equal names and equal ownership everywhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct View {
     /// The view's name.
     pub id: ViewId,

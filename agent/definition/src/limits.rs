@@ -1,7 +1,7 @@
 //! How much a definition may hold. Each number stands where a mistake or an attack begins, not where
 //! somebody's cluster ends.
 
-/// Bytes of text. 64 hosts and 64 services of 256 servers, generously commented, stay below it.
+/// Bytes of text. 256 hosts and 64 services of 256 servers, generously commented, stay below it.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 /// YAML nodes after aliases have been written out, so that an alias bomb ends early.
 pub const MAX_NODES: usize = 100_000;
@@ -10,7 +10,7 @@ pub const MAX_DEPTH: usize = 32;
 /// Shared addresses.
 pub const MAX_VIPS: usize = 64;
 /// Cluster members: the size up to which gossip and the ownership table have been tried.
-pub const MAX_HOSTS: usize = 64;
+pub const MAX_HOSTS: usize = 256;
 /// Fewest slices: fewer cannot be divided evenly.
 pub const MIN_SLICES: u32 = 16;
 /// Most slices: more buy no better balance and cost time at every change of owner.

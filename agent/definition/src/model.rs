@@ -29,7 +29,7 @@ pub struct Definition {
     pub partition: Partition,
     /// Heartbeat, lease, drain.
     pub timing: Timing,
-    /// The members in the order of the file, 1 to 64; names and gossip addresses are unique.
+    /// The members in the order of the file, 1 to 256; names and gossip addresses are unique.
     pub hosts: Vec<Host>,
     /// The services in the order of the file. Empty: the one service `default` takes everything.
     pub services: Vec<Service>,

@@ -49,7 +49,7 @@ pub(crate) static TOP: Section = Section {
         optional("affinity", "`client`, `network` or `client-port`"),
         optional("partition", "`serve` or `majority`"),
         optional("timing", "a mapping of `heartbeat`, `lease`, `drain_timeout`"),
-        required("hosts", "a list of 1 to 64 hosts, each with `name`, `gossip` and `interface`"),
+        required("hosts", "a list of 1 to 256 hosts, each with `name`, `gossip` and `interface`"),
         optional("services", "a list of services, each with `name` and `ports`"),
     ],
     other_names: &[

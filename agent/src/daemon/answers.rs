@@ -56,9 +56,9 @@ impl Driver {
     }
 
     fn host_row(&self, h: &HostStatus, speaks: Option<&Speaks>, now: Time) -> Host {
-        let wire_heard = self.wire_heard.get(&h.name);
+        let wire_heard = self.voices.words.frame_heard(&h.name);
         Host {
-            wire_ms: wire_heard.map(|at| now.since(*at).as_millis() as u64),
+            wire_ms: wire_heard.map(|at| now.since(at).as_millis() as u64),
             secret: speaks.and_then(|s| s.last).map(|id| id.to_string()),
             secrets: speaks.map(|s| names(&s.accepts)).unwrap_or_default(),
             ..host(h)
@@ -147,10 +147,9 @@ impl Driver {
         }
         // Frames on the service wire are as frequent as heartbeats; a hundred missing ones are no accident.
         let deaf = |h: &&HostStatus| {
-            let silent = self
-                .wire_heard
-                .get(&h.name)
-                .is_none_or(|&at| clock::now().since(at) > self.terms.definition.timing.heartbeat * 100);
+            let frame_heard = self.voices.words.frame_heard(&h.name);
+            let silent = frame_heard
+                .is_none_or(|at| clock::now().since(at) > self.terms.definition.timing.heartbeat * 100);
             h.alive && silent && core.state == HostState::Serving && self.lived_long()
         };
         let unseen = names(&mut others().filter(deaf));

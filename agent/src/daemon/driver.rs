@@ -1,10 +1,11 @@
 //! The loop, and the carrying out.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use onemac_core::node::{Action, Change, Event, Input, Node, Recipients};
 use onemac_core::report::{HostState, Report};
@@ -20,12 +21,12 @@ use super::{Signals, Terms, answers, story};
 use crate::clock;
 use crate::control::server::Question;
 use crate::failure::{Failure, Result};
-use crate::gossip::Word;
 use crate::gossip::beacon::Beacon;
 use crate::gossip::letter::Letter;
 use crate::gossip::seal::Kind;
 use crate::gossip::spread::Spread;
 use crate::gossip::wire::{Datagram, Incoming, Wire};
+use crate::gossip::words::{Errand, Way, Words};
 use crate::kernel::ears::Ears;
 use crate::kernel::netfilter::Said;
 use crate::kernel::{self, Footing, Kernel};
@@ -48,6 +49,8 @@ const FAILURE_STANDS: Duration = Duration::from_secs(10);
 
 /// How often words of names that are in no definition are told of at most.
 const NAMELESS: Duration = Duration::from_secs(60);
+/// So many frames are heard at a time.
+const FRAMES: usize = 64;
 
 /// For so long the end of an agent may wait for its recording.
 const LAST_ENTRIES: Duration = Duration::from_secs(1);
@@ -58,10 +61,10 @@ pub struct Inputs {
     pub incoming: mpsc::Receiver<Incoming>,
     /// Where chitchat's datagrams go from there.
     pub gossip_in: mpsc::Sender<Datagram>,
-    /// Reports that came by way of others.
-    pub spread_reports: mpsc::UnboundedReceiver<Report>,
-    /// Reports that came over the service wire.
-    pub beacon_words: mpsc::Receiver<Word>,
+    /// What anti-entropy has brought.
+    pub spread_words: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// Words that came over the service wire.
+    pub beacon_words: mpsc::Receiver<Vec<u8>>,
     /// Told of frames of others, of whatever kind, if no such words come.
     pub frames: mpsc::Receiver<()>,
     /// Whether clients reach this host, and by which device.
@@ -76,9 +79,11 @@ pub struct Inputs {
 
 /// All ways in which reports leave.
 pub struct Voices {
+    /// What is said and heard.
+    pub words: Words,
     /// Directly.
     pub wire: Arc<Wire>,
-    /// By way of others.
+    /// Anti-entropy.
     pub spread: Spread,
     /// On the service wire.
     pub beacon: Beacon,
@@ -101,8 +106,6 @@ pub struct Driver {
     sending_failed: Option<Time>,
     /// What the loop was last told of the ground: it does not wait for whoever is at work there.
     pub(super) footing: Footing,
-    /// When each host's frames were last seen on the service wire.
-    pub(super) wire_heard: BTreeMap<String, Time>,
     pub(super) ears: Ears,
     pub(super) lease_until: Option<Time>,
     born: Time,
@@ -145,7 +148,6 @@ impl Driver {
             footing,
             beacon_due: Time::default(),
             sending_failed: None,
-            wire_heard: BTreeMap::new(),
             ears,
             lease_until: None,
             born: clock::now(),
@@ -170,6 +172,7 @@ impl Driver {
     async fn turn(&mut self, mut inputs: Inputs) -> Result<()> {
         let mut gossip_ended = Box::pin(self.voices.spread.ended());
         let mut told_to_leave = None;
+        let mut frames = Vec::new();
         self.carry_out().await;
         while !self.stop {
             if let Some(words) = self.stand_on() {
@@ -193,19 +196,29 @@ impl Driver {
                     self.feed(Input::Looked(look)).await;
                 },
                 Some(message) = inputs.incoming.recv() => match message {
-                    Incoming::Word(word) => self.feed(word.into_input()).await,
+                    Incoming::Word(from, word) => {
+                        self.hear(Way::From(&from), &word);
+                        self.follow_up().await;
+                    }
                     Incoming::Stranger(host) => self.feed(Input::Stranger { host }).await,
                     Incoming::Letter(from, letter) => self.letter(from, letter).await,
                     // chitchat falling behind loses datagrams, as a network would.
                     Incoming::Gossip(datagram) => drop(inputs.gossip_in.try_send(datagram)),
                 },
-                Some(word) = inputs.beacon_words.recv() => {
-                    self.wire_heard.insert(word.host().to_owned(), clock::now());
-                    self.heard_frame().await;
-                    self.feed(word.into_input()).await;
+                // What came together is one step's work.
+                1.. = inputs.beacon_words.recv_many(&mut frames, FRAMES) => {
+                    self.heard_frame();
+                    frames.drain(..).for_each(|word| self.hear(Way::Frame, &word));
+                    self.follow_up().await;
                 }
-                Some(report) = inputs.spread_reports.recv() => self.feed(Input::Heard(Arc::new(report))).await,
-                Some(()) = inputs.frames.recv() => self.heard_frame().await,
+                Some(word) = inputs.spread_words.recv() => {
+                    self.hear(Way::Spread, &word);
+                    self.follow_up().await;
+                }
+                Some(()) = inputs.frames.recv() => {
+                    self.heard_frame();
+                    self.follow_up().await;
+                }
                 said = inputs.said.recv() => match said {
                     Some(Said::Committed { change, ok }) => self.feed(Input::Committed { change, ok }).await,
                     Some(Said::Renewed { until }) => self.feed(Input::Renewed { until }).await,
@@ -215,6 +228,7 @@ impl Driver {
                 Ok(()) = inputs.footing.changed() => {
                     self.footing = inputs.footing.borrow_and_update().clone();
                     let Footing { mac, up, .. } = self.footing;
+                    self.find_gossip();
                     self.feed(Input::Mac(mac)).await;
                     self.feed(Input::Link { up }).await;
                 }
@@ -254,6 +268,11 @@ impl Driver {
     /// Tells the core something and does what it then wants.
     pub async fn feed(&mut self, input: Input) {
         self.handle(input);
+        self.follow_up().await;
+    }
+
+    /// Does what the core wants after it was told something.
+    async fn follow_up(&mut self) {
         self.carry_out().await;
         self.looks.consider(&self.node);
         self.forget_leavers();
@@ -264,9 +283,9 @@ impl Driver {
     }
 
     /// The core is told of frames once a heartbeat, however many come.
-    async fn heard_frame(&mut self) {
+    fn heard_frame(&mut self) {
         if self.ears.is_news(clock::now()) {
-            self.feed(Input::Frame).await;
+            self.handle(Input::Frame);
         }
     }
 
@@ -342,7 +361,7 @@ impl Driver {
     }
 
     /// The service device is another one, or has another address: the second path for reports goes by it.
-    fn stand_on(&mut self) -> Option<mpsc::Receiver<Word>> {
+    fn stand_on(&mut self) -> Option<mpsc::Receiver<Vec<u8>>> {
         let Footing { up, index, mac, name } = &self.footing;
         if !up || self.voices.beacon.is_on(*index, *mac) || clock::now() < self.beacon_due {
             return None;
@@ -365,10 +384,30 @@ impl Driver {
         }
     }
 
-    /// Sends a report on the service wire; whether it left.
-    fn send_on_service_wire(&mut self, report: &[u8]) -> bool {
+    /// Looks whether gossip has a network of its own.
+    pub(super) fn find_gossip(&mut self) {
+        let apart = !is_on(self.terms.host.gossip.ip(), &self.footing.name);
+        self.voices.words.set_apart(apart);
+    }
+
+    /// A word has come in.
+    fn hear(&mut self, way: Way<'_>, word: &[u8]) {
         let now = clock::now();
-        let sent = self.voices.beacon.send(report);
+        let Some(heard) = self.voices.words.hear(now, way, word) else { return };
+        for Errand { to, words } in heard.errands {
+            for word in words {
+                self.voices.wire.send_to_hosts(Some(&to), Kind::Report, &word);
+            }
+        }
+        if let Some(word) = heard.word {
+            self.handle(word.into_input());
+        }
+    }
+
+    /// Sends words on the service wire; whether all left.
+    fn send_on_service_wire(&mut self, words: &[Vec<u8>]) -> bool {
+        let now = clock::now();
+        let sent = words.iter().try_for_each(|word| self.voices.beacon.send(word));
         match &sent {
             Ok(()) => {
                 if self.sending_failed.is_some_and(|at| now.since(at) > FAILURE_STANDS) {
@@ -395,20 +434,23 @@ impl Driver {
     }
 
     async fn publish(&mut self, report: &Report, to: &Recipients) {
-        let Some(bytes) = crate::gossip::encode(report) else {
+        let at = clock::now();
+        let Some(saying) = self.voices.words.say(at, report, to) else {
             tracing::error!("our report is too large to be sent; the lease will run out");
             return;
         };
-        let at = clock::now();
-        let only = match to {
-            Recipients::One(host) => Some(host.as_str()),
-            Recipients::All => None,
-        };
-        let by_wire = only.is_none() && self.send_on_service_wire(&bytes);
-        if self.voices.wire.send_to_hosts(only, Kind::Report, &bytes) || by_wire {
+        let mut left = saying.to_all && self.send_on_service_wire(&saying.words);
+        for host in &saying.direct {
+            for word in &saying.words {
+                left |= self.voices.wire.send_to_hosts(Some(host), Kind::Report, word);
+            }
+        }
+        if left {
             self.handle(Input::Sent { at });
         }
-        self.voices.spread.publish(&bytes).await;
+        if let Some(word) = saying.spread {
+            self.voices.spread.publish(&word).await;
+        }
     }
 
     fn apply(&mut self, change: Change) {
@@ -504,4 +546,16 @@ impl Driver {
         let c = &self.voices.wire.counts;
         [&c.forged, &c.replayed, &c.unknown, &c.unreadable].map(|n| n.load(Ordering::Relaxed))
     }
+}
+
+/// Whether a device has this address. Of one that cannot be looked at nobody knows.
+fn is_on(address: IpAddr, device: &str) -> bool {
+    let Ok(mut all) = getifaddrs() else { return false };
+    all.any(|it| {
+        let has = it.address.is_some_and(|has| match address {
+            IpAddr::V4(address) => has.as_sockaddr_in().is_some_and(|has| has.ip() == address),
+            IpAddr::V6(address) => has.as_sockaddr_in6().is_some_and(|has| has.ip() == address),
+        });
+        has && it.interface_name == device
+    })
 }

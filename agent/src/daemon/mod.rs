@@ -17,6 +17,7 @@ mod systemd;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::failure::{Failure, Result};
 use crate::gossip::beacon::Beacon;
 use crate::gossip::spread::{Identity, Spread};
 use crate::gossip::wire::{Incoming, Wire};
+use crate::gossip::words::Words;
 use crate::kernel::ears;
 use crate::kernel::netfilter::Said;
 use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
@@ -146,7 +148,7 @@ async fn serve(
 ) -> Result<()> {
     let Terms { definition, host, .. } = &terms;
     let (gossip_in, gossip_queue) = mpsc::channel(256);
-    let (report_in, spread_reports) = mpsc::unbounded_channel();
+    let (word_in, spread_words) = mpsc::unbounded_channel();
     let me = Identity {
         cluster: definition.cluster.clone(),
         host: host.name.clone(),
@@ -156,7 +158,7 @@ async fn serve(
     let seeds: Vec<SocketAddr> =
         definition.hosts.iter().map(|h| h.gossip).filter(|a| *a != host.gossip).collect();
     let interval = definition.timing.heartbeat;
-    let spread = Spread::start(me, interval, &seeds, Arc::clone(&doors.wire), gossip_queue, report_in).await;
+    let spread = Spread::start(me, &seeds, Arc::clone(&doors.wire), gossip_queue, word_in).await;
     let spread = spread.map_err(|e| Failure::failed(format_args!("cannot start to gossip: {e:#}")))?;
     let footing = kernel.footing().await;
     let Footing { up, index, mac, .. } = footing;
@@ -189,23 +191,25 @@ async fn serve(
     let known = footing.clone();
     let footing = kernel.guard(footing);
     let (ears, frames) = ears::open(footing.clone(), interval, &terms.warnings)?;
-    let inputs = Inputs {
-        incoming,
-        gossip_in,
-        spread_reports,
-        beacon_words,
-        frames,
-        footing,
-        said,
-        questions,
-        signals,
-    };
-    let mut driver =
-        Driver::new(node, terms, kernel, Voices { wire, spread, beacon }, ears, keeper, recorder, known);
+    let mut words = Words::new(&terms.host.name, random()?, interval, clock::now());
+    words.meet(wire.peers().into_values(), interval);
+    let inputs =
+        Inputs { incoming, gossip_in, spread_words, beacon_words, frames, footing, said, questions, signals };
+    let voices = Voices { words, wire, spread, beacon };
+    let mut driver = Driver::new(node, terms, kernel, voices, ears, keeper, recorder, known);
+    driver.find_gossip();
     if !up {
         driver.feed(Input::Link { up }).await;
     }
     driver.drive(inputs).await
+}
+
+/// Names this run of the agent.
+fn random() -> Result<[u8; 8]> {
+    let mut bytes = [0; 8];
+    let read = fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    read.map_err(|e| Failure::failed(format_args!("cannot read /dev/urandom: {e}")))?;
+    Ok(bytes)
 }
 
 fn open_recorder(path: Option<&Path>) -> Result<Recorder> {

@@ -257,6 +257,7 @@ impl Driver {
         self.desk.leaving.retain(|address, _| !after.contains_key(address));
         let mut all = after;
         all.extend(self.desk.leaving.clone());
+        self.voices.words.meet(all.values().cloned(), definition.timing.heartbeat);
         self.voices.wire.set_peers(all);
         let host = definition.host(&me).unwrap_or(&self.terms.host);
         let wanted = super::wanted(&definition, host, &self.terms.secrets);
@@ -282,6 +283,7 @@ impl Driver {
         if let Some(host) = definition.host(&me) {
             self.terms.host = host.clone();
         }
+        self.find_gossip();
         self.terms.definition = definition;
         self.keeper.change_definition(self.node.definition());
     }
@@ -301,6 +303,7 @@ impl Driver {
             self.desk.leaving.remove(&address);
             peers.remove(&address);
         }
+        self.voices.words.meet(peers.values().cloned(), self.terms.definition.timing.heartbeat);
         self.voices.wire.set_peers(peers);
     }
 

@@ -47,7 +47,7 @@ pub fn tell(event: &Event) -> (Volume, String) {
         ),
         Event::Deaf => (
             Warn,
-            "nothing has come in from anybody, by the service device or otherwise, while other hosts were there: starting over"
+            "the service device has received nothing from anybody, while other hosts were there: starting over"
                 .into(),
         ),
         Event::NameHeard { incarnation } => (

@@ -1,7 +1,7 @@
-//! Reports by way of others: chitchat on top of the wire.
+//! Anti-entropy: chitchat on top of the wire.
 //!
-//! Hosts send their reports to each other directly; where a direct way is cut, gossip finds another one.
-//! chitchat's own failure detector only picks whom it gossips with; who is alive is decided by the core.
+//! A body reaches every host in the end, whatever was lost, by way of others if need be. That a host lives is told by its
+//! heartbeats alone, and by the core: chitchat's own failure detector only picks whom it gossips with.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +15,21 @@ use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig,
     Serializable, spawn_chitchat,
 };
-use onemac_core::report::Report;
 use tokio::sync::{Mutex, mpsc};
 
 use super::seal::Kind;
 use super::wire::{Datagram, Wire};
 
 /// The one key of every host.
-const KEY: &str = "report";
+const KEY: &str = "body";
 
-/// Suspicion at which chitchat gossips less with a host: measured for 100 ms rounds, 600 to 800 ms.
+/// How often. Whatever is lost is asked for at the next heartbeat; this is for what nobody knows to ask for.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A longer value is not spread: chitchat never replicates one of 64 KiB, and holds up all that follows it.
+const VALUE_MAX: usize = 48 << 10;
+
+/// Suspicion at which chitchat gossips less with a host: 6 to 8 intervals.
 const PHI: f64 = 8.0;
 
 /// What this host spreads, and the task that does.
@@ -45,26 +50,24 @@ pub struct Identity {
 }
 
 impl Spread {
-    /// Starts gossiping over `wire` every `interval` with `seeds`. Datagrams come in by `incoming`, reports
-    /// of others go out by `reports`.
+    /// Starts gossiping over `wire` with `seeds`. Datagrams come in by `incoming`, words of others go out by `words`.
     pub async fn start(
         me: Identity,
-        interval: Duration,
         seeds: &[SocketAddr],
         wire: Arc<Wire>,
         incoming: mpsc::Receiver<Datagram>,
-        reports: mpsc::UnboundedSender<Report>,
+        words: mpsc::UnboundedSender<Vec<u8>>,
     ) -> anyhow::Result<Self> {
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(me.host.clone(), me.incarnation, me.address),
             cluster_id: me.cluster,
-            gossip_interval: interval,
+            gossip_interval: INTERVAL,
             listen_addr: me.address,
             seed_nodes: seeds.iter().map(ToString::to_string).collect(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: PHI,
-                initial_interval: interval,
-                max_interval: interval * 20,
+                initial_interval: INTERVAL,
+                max_interval: INTERVAL * 20,
                 dead_node_grace_period: Duration::from_secs(3600),
                 ..FailureDetectorConfig::default()
             },
@@ -76,11 +79,10 @@ impl Spread {
         let handle = spawn_chitchat(config, Vec::new(), &transport).await?;
         handle
             .with_chitchat(|chitchat| {
-                let reports = reports.clone();
+                let words = words.clone();
                 let listener = chitchat.subscribe_event(KEY, move |event| {
-                    let bytes = BASE64.decode(event.value).ok();
-                    if let Some(report) = bytes.and_then(|b| super::decode(&b)?.report()) {
-                        let _ = reports.send(report);
+                    if let Ok(word) = BASE64.decode(event.value) {
+                        let _ = words.send(word);
                     }
                 });
                 listener.forever();
@@ -89,9 +91,12 @@ impl Spread {
         Ok(Spread { handle })
     }
 
-    /// Puts our newest report where the next round finds it.
-    pub async fn publish(&self, encoded: &[u8]) {
-        let value = BASE64.encode(encoded);
+    /// Puts our newest body where the next round finds it.
+    pub async fn publish(&self, word: &[u8]) {
+        let value = BASE64.encode(word);
+        if value.len() > VALUE_MAX {
+            return;
+        }
         self.handle.with_chitchat(|c| c.self_node_state().set(KEY, value.as_str())).await;
     }
 

@@ -14,7 +14,6 @@ use onemac_core::time::Time;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
-use super::Word;
 use super::letter::Letter;
 use super::seal::{Kind, Opened, Sealer, Speaks};
 use crate::clock;
@@ -51,8 +50,8 @@ pub type Datagram = (SocketAddr, Vec<u8>);
 /// What comes in.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A host's own word, sent directly.
-    Word(Word),
+    /// A word that this host has sent, its own or another's.
+    Word(String, Vec<u8>),
     /// A datagram of chitchat.
     Gossip(Datagram),
     /// A datagram from this configured host failed authentication.
@@ -268,7 +267,7 @@ impl Wire {
         let incoming = match kind {
             Kind::Hello => return,
             Kind::Gossip => Some(Incoming::Gossip((from, body.to_vec()))),
-            Kind::Report => super::decode(body).map(Incoming::Word),
+            Kind::Report => Some(Incoming::Word(host.into(), body.to_vec())),
             Kind::Letter => Letter::decode(body).map(|letter| Incoming::Letter(host.into(), letter)),
         };
         match incoming {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, recv, sendto, setsockopt};
 use socket2::{Domain, SockFilter, Socket, Type};
 
@@ -68,9 +68,10 @@ impl PacketSocket {
         self.length(recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()))
     }
 
-    /// Room for so many bytes of frames that wait (with the kernel's book-keeping), if that is allowed.
-    pub fn set_receive_buffer(&self, bytes: usize) {
+    /// Room for so many bytes of frames that wait (with the kernel's book-keeping), each way, if that is allowed.
+    pub fn set_buffers(&self, bytes: usize) {
         let _ = setsockopt(&self.socket, RcvBufForce, &bytes);
+        let _ = setsockopt(&self.socket, SndBufForce, &bytes);
     }
 
     fn length(&self, received: nix::Result<usize>) -> io::Result<Option<usize>> {

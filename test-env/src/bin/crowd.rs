@@ -1,6 +1,8 @@
 //! Many agents on one machine with every processor busy: with the default timing nobody who lives may be
 //! held for dead.
 //!
+//! With `--idle` nothing else runs: what agents cost that have nothing to do, and how soon all agree that start together.
+//!
 //! Run by hand through `test-env/bench/crowd`.
 
 use std::thread::sleep;
@@ -10,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use onemac_test_env::faults::Busy;
 use onemac_test_env::numbered::{Clients, Load};
 use onemac_test_env::watch::{Signs, Stills, Usage, log_length, logged_since, mean, percents};
-use onemac_test_env::{Lab, Plan};
+use onemac_test_env::{Host, Lab, Plan};
 use serde::Serialize;
 
 /// Programs that only burn time, at the ordinary priority.
@@ -41,6 +43,7 @@ struct Figures {
 
 fn main() -> Result<()> {
     let (mut hosts, mut span, mut json, mut verbose) = (16, Duration::from_secs(600), false, false);
+    let (mut idle, mut apart) = (false, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -53,13 +56,34 @@ fn main() -> Result<()> {
                 hosts = args.next().and_then(|n| n.parse().ok()).context("--hosts takes a number")?
             }
             "--quick" => span = Duration::from_secs(20),
+            "--idle" => idle = true,
+            "--apart" => apart = true,
             "--json" => json = true,
             "--verbose" => verbose = true,
             other => bail!(
-                "unknown option {other}; there are --minutes N, --hosts N, --quick (20 s), --json and \
-                 --verbose (what the logs say)"
+                "unknown option {other}; there are --minutes N, --hosts N, --quick (20 s), --idle (nothing else \
+                 runs; with --apart, gossip has a network of its own), --json and --verbose (what the logs say)"
             ),
         }
+    }
+    if idle {
+        let idle = rest(hosts, span, apart)?;
+        return match json {
+            true => Ok(println!("{}", serde_json::to_string(&idle)?)),
+            false => Ok(println!(
+                "{} idle agents: agreed {:.1} s after a common start; each sent {:.1} KiB/s in {:.0} frames a \
+                 second and received {:.1} KiB/s in {:.0}, and took {:.2} % of a processor ({:.2} at most); load {}",
+                idle.hosts,
+                idle.agreed_s,
+                idle.out_kib_s,
+                idle.out_frames_s,
+                idle.in_kib_s,
+                idle.in_frames_s,
+                idle.agent_cpu_percent,
+                idle.agent_cpu_percent_max,
+                idle.load
+            )),
+        };
     }
     let figures = measure(hosts, span, verbose)?;
     if json {
@@ -89,6 +113,84 @@ fn main() -> Result<()> {
         bail!("the goal was missed");
     }
     Ok(())
+}
+
+/// What agents cost that have nothing to do.
+#[derive(Serialize)]
+struct Idle {
+    hosts: u8,
+    gossip_apart: bool,
+    seconds: u64,
+    /// From the start of the first until all agree and every slice has its owner.
+    agreed_s: f64,
+    /// Of one host, whole frames on all its devices, on average.
+    out_kib_s: f64,
+    out_frames_s: f64,
+    in_kib_s: f64,
+    in_frames_s: f64,
+    /// Of one agent, on average and at most.
+    agent_cpu_percent: f64,
+    agent_cpu_percent_max: f64,
+    /// How many programs ran or wanted to on the whole machine, on average over the last minute.
+    load: String,
+}
+
+/// The hosts' second card.
+const GOSSIP_DEVICE: &str = "eth1";
+
+/// Until they agree nobody waits longer.
+const AGREED: Duration = Duration::from_secs(300);
+/// What follows a start has passed.
+const CALM: Duration = Duration::from_secs(5);
+
+fn rest(hosts: u8, span: Duration, apart: bool) -> Result<Idle> {
+    let mut plan = Plan::hosts(hosts);
+    if apart {
+        plan = plan.gossip_apart();
+    }
+    let lab = Lab::build(&plan)?;
+    let began = Instant::now();
+    lab.start_agents()?;
+    lab.settles_within(AGREED)?;
+    let agreed_s = began.elapsed().as_secs_f64();
+    sleep(CALM);
+    let usage = || lab.hosts().iter().map(Usage::of_agent).collect::<Result<Vec<_>>>();
+    let traffic = || lab.hosts().iter().map(|host| traffic(host, apart)).collect::<Result<Vec<_>>>();
+    let (before, sent, from) = (usage()?, traffic()?, Instant::now());
+    sleep(span);
+    let (sent_after, after, took) = (traffic()?, usage()?, from.elapsed());
+    let rate = |n: usize| {
+        let total: u64 = sent_after.iter().zip(&sent).map(|(after, before)| after[n] - before[n]).sum();
+        total as f64 / f64::from(hosts) / took.as_secs_f64()
+    };
+    let (ran, _) = percents(&before, &after, took);
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(Idle {
+        hosts,
+        gossip_apart: apart,
+        seconds: span.as_secs(),
+        agreed_s,
+        out_kib_s: rate(0) / 1024.0,
+        out_frames_s: rate(1),
+        in_kib_s: rate(2) / 1024.0,
+        in_frames_s: rate(3),
+        agent_cpu_percent: mean(&ran),
+        agent_cpu_percent_max: ran.iter().copied().fold(0.0, f64::max),
+        load: load.split(' ').next().unwrap_or_default().into(),
+    })
+}
+
+/// What a host has sent and received: bytes and frames out, bytes and frames in.
+fn traffic(host: &Host, apart: bool) -> Result<[u64; 4]> {
+    let mut sum = [0; 4];
+    let devices: &[&str] = if apart { &["eth0", GOSSIP_DEVICE] } else { &["eth0"] };
+    for device in devices {
+        for (sum, what) in sum.iter_mut().zip(["tx_bytes", "tx_packets", "rx_bytes", "rx_packets"]) {
+            let file = format!("/sys/class/net/{device}/statistics/{what}");
+            *sum += host.netns().run("cat", &[&file])?.trim().parse::<u64>()?;
+        }
+    }
+    Ok(sum)
 }
 
 fn measure(hosts: u8, span: Duration, verbose: bool) -> Result<Figures> {

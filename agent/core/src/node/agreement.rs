@@ -14,7 +14,7 @@ use crate::view::{Member, View, ViewId};
 const TABLES_KEPT: usize = 4;
 
 /// Ownership tables, the present ones first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     /// The view that they were last computed for.
     of: Option<ViewId>,

@@ -33,7 +33,7 @@ pub struct Look {
 }
 
 /// What is known about the connections of this host.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Connections {
     follow: Follow,
     /// Since when the kernel accepts nothing but connections of a slice.

@@ -65,7 +65,7 @@ pub enum Event {
     },
     /// The peers did not confirm our heartbeats in time; the kernel has stopped accepting by itself.
     LeaseLapsed,
-    /// No frame and no word of anybody has come in for long; starting over.
+    /// No frame of anybody has come in by the service device for long; starting over.
     Deaf,
     /// A larger part of the cluster serves by another definition; starting over.
     Outvoted {

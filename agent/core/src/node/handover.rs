@@ -8,6 +8,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::{Action, Broken, Change, Event, Node, Phase};
 use crate::holding::{self, Holding, Holdings};
 use crate::report::{Claims, Report};
@@ -20,7 +22,7 @@ use crate::time::Time;
 const RELAY_TAIL: Duration = Duration::from_millis(100);
 
 /// A kernel change on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Pending {
     id: u64,
     pub(super) target: Holdings,

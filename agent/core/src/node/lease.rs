@@ -15,15 +15,18 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::membership::Peer;
 use super::{Action, Broken, Node, Partition};
+use crate::report::HostState;
 use crate::time::Time;
 
 /// So many heartbeats a host that is heard again has to answer: one word may get lost.
 const TO_ANSWER: u32 = 2;
 
 /// What is known about our own heartbeats.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Lease {
     /// When the last datagram with a heartbeat left.
     last_sent: Option<Time>,
@@ -103,18 +106,22 @@ impl Node {
     fn until_all_may_miss_us(&self, now: Time) -> Option<Time> {
         let mut until = self.lease.last_sent? + self.timing.lease;
         for peer in self.peers.values().filter(|p| self.counts(p, now)) {
-            // Who has not answered yet lets the lease be: it listens long enough.
-            let proven = peer.basis.filter(|_| peer.knows_us).map(|basis| self.proven_by(peer, basis));
-            until = until.min(proven.or(self.lease.granted)?);
+            until = until.min(self.proven_by(peer).or(self.lease.granted)?);
         }
         Some(until)
     }
 
-    /// Until when a peer that has answered does not take over. If that was over when it was heard again, its first words
-    /// may be late ones: it has a moment to answer.
-    fn proven_by(&self, peer: &Peer, basis: Time) -> Time {
-        let end = basis + self.timing.lease;
-        if end > peer.back { end } else { peer.back + self.timing.heartbeat * TO_ANSWER }
+    /// Until when a peer that has answered does not take over; none if it has not yet, or has forgotten us, for then it
+    /// listens for long enough. If that was over when it was heard again, its first words may be late ones: it has a moment
+    /// to answer.
+    fn proven_by(&self, peer: &Peer) -> Option<Time> {
+        let end = peer.basis.filter(|_| peer.knows_us)? + self.timing.lease;
+        let moment = peer.back + self.timing.heartbeat * TO_ANSWER;
+        match () {
+            () if peer.report.state == HostState::Joining => Some(end).max(self.lease.granted),
+            () if end > peer.back => Some(end),
+            () => Some(moment),
+        }
     }
 
     /// Whether a peer may take over from us without our hearing of it in time.

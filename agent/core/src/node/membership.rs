@@ -6,6 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::memory::Known;
 use super::{Broken, Event, Hold, NAME_CONFLICTS_MAX, Node, Phase, Recipients, STRANGER_INTERVAL};
 use crate::report::{HostState, Report, Stamp};
@@ -13,13 +15,15 @@ use crate::time::Time;
 use crate::view::DefinitionId;
 
 /// Another host, by its last word.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Peer {
     pub report: Arc<Report>,
     /// When the last new report came in; time that we slept through since then moves it on.
     pub heard: Time,
     /// Since when it has been heard without a silence that means something.
     pub back: Time,
+    /// We have slept since it was last heard.
+    away: bool,
     /// Its last word has an entry for us. One that has none comes from an agent that has not heard us yet: a newcomer, or
     /// one that goes on.
     pub knows_us: bool,
@@ -43,6 +47,7 @@ impl Peer {
             report,
             heard: now,
             back: now,
+            away: false,
             knows_us: false,
             alive,
             lost: false,
@@ -79,7 +84,6 @@ impl Node {
         if !is_news || !report.stamp.is_possible() {
             return;
         }
-        self.ears = now;
         let same_life = old.filter(|o| o.report.stamp.incarnation == report.stamp.incarnation);
         let answered = of_us.filter(|s| s.incarnation == self.stamp.incarnation).map(|s| s.seq);
         let basis = answered.and_then(|seq| self.lease.time_of(seq)).max(same_life.and_then(|o| o.basis));
@@ -98,7 +102,18 @@ impl Node {
         }
         self.take_in(
             now,
-            Peer { report, heard: now, back, knows_us, alive, lost, answered, basis, constant_since },
+            Peer {
+                report,
+                heard: now,
+                back,
+                away: false,
+                knows_us,
+                alive,
+                lost,
+                answered,
+                basis,
+                constant_since,
+            },
         );
     }
 
@@ -160,7 +175,7 @@ impl Node {
         let other_answer = old.is_none_or(|o| (o.answered >= entry) != (peer.answered >= entry));
         let first_answer = peer.answered.is_some() && old.is_none_or(|o| o.answered.is_none());
         // Whoever changes waits for us to say that we know, and so does one that comes back.
-        let was_away = old.is_none_or(|o| now.since(o.heard) > self.timing.heartbeat * 2);
+        let was_away = old.is_none_or(|o| o.away || now.since(o.heard) > self.timing.heartbeat * 2);
         if reappears && peer.alive {
             let event = Event::HostAlive { host: r.host.clone(), incarnation: r.stamp.incarnation };
             self.note(event);
@@ -229,6 +244,7 @@ impl Node {
         if slept > self.timing.heartbeat / 2 {
             // Being late now and then does not make anybody less deaf.
             self.ears = (self.ears + slept).min(self.last_step);
+            self.peers.values_mut().for_each(|peer| peer.away = true);
         }
         let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
         for time in foreign.chain(self.candidate_since.as_mut()) {

@@ -37,6 +37,8 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use self::agreement::Tables;
 use self::connections::Connections;
 pub use self::connections::{Follow, Look};
@@ -72,7 +74,7 @@ pub const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The phases of a life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum Phase {
     /// The kernel is being emptied; no word has left yet.
     Starting,
@@ -87,7 +89,9 @@ enum Phase {
 }
 
 /// The decisions of one host. See the module's description for the rules.
-#[derive(Debug)]
+///
+/// It can be copied and written down, for those who try every way on from here (`test-env/explore`).
+#[derive(Clone, Debug, Serialize)]
 pub struct Node {
     me: String,
     mac: [u8; 6],
@@ -114,7 +118,7 @@ pub struct Node {
     stirred: bool,
     /// So may the peers' views and answers.
     agreement_stale: bool,
-    /// When a frame or a word of another host was last heard; time that we slept through moves it on.
+    /// When a frame of others was last received by the service device; time that we slept through moves it on.
     ears: Time,
     /// No frame has been heard in this life.
     deaf: bool,
@@ -123,6 +127,7 @@ pub struct Node {
     /// The number of our first report that carries `view`.
     view_seq: u64,
     agreed: bool,
+    #[serde(skip)]
     tables: Tables,
 
     /// What the kernel may hold: never less than it does.
@@ -160,6 +165,7 @@ pub struct Node {
     next_heartbeat: Time,
     actions: VecDeque<Action>,
     #[cfg(feature = "mutations")]
+    #[serde(skip)]
     mutation: Option<Mutation>,
 }
 

@@ -12,13 +12,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::Serialize;
+
 use super::{Action, Broken, Node};
 use crate::report::{Claims, Report, Stamp};
 use crate::slices::SliceSet;
 use crate::time::Time;
 
 /// What is known of connections whose host has died.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Orphans {
     /// Slices of which connections have died with a host.
     slices: Claims,

@@ -10,12 +10,14 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde::Serialize;
+
 use super::{Event, Node};
 use crate::report::{Part, Stamp};
 use crate::time::Time;
 
 /// A host of another version.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Foreign {
     /// Its last word; none is believed that is not later.
     stamp: Stamp,

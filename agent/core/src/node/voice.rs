@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
+use serde::Serialize;
+
 use super::handover::relayed;
 use super::{Action, Node, Phase, Recipients};
 use crate::holding;
@@ -21,7 +23,7 @@ fn news_max(peers: usize) -> usize {
 }
 
 /// What is to be said at the end of the step.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Voice {
     to_all: bool,
     heartbeat: bool,
