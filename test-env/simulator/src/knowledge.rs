@@ -34,7 +34,8 @@ struct Pair {
     until: At,
 }
 
-/// Two hosts are *apart* while the agents of both run, one has had no news of the other for [`Apart::deaf`], and
+/// Two hosts are *apart* while the agents of both run (or one of them, and the other had waited for so long in vain
+/// when it stopped: its kernel goes on for the rest of a lease), one has had no news of the other for [`Apart::deaf`], and
 /// the other none of it for [`Apart::mute`]. Hosts of two versions are apart if one has had no news for that long,
 /// for only the older one gives way. A word that is as old as that when it comes is no news.
 ///
@@ -50,6 +51,8 @@ pub struct Knowledge {
     heard: Vec<At>,
     /// Since when each host's agent runs without having been stopped.
     runs: Vec<Option<At>>,
+    /// From when to when the agent of a host ran that does not run now.
+    ran: Vec<(At, At)>,
     /// Which version of the protocol each host's agent speaks.
     versions: Vec<u8>,
     /// Of two hosts, the smaller one first.
@@ -91,6 +94,7 @@ impl Knowledge {
             known: vec![(0, 0); hosts * hosts],
             heard: vec![0; hosts * hosts],
             runs: vec![None; hosts],
+            ran: vec![(0, 0); hosts],
             versions: vec![0; hosts],
             pairs: vec![Pair::default(); hosts * hosts],
             views: vec![Pair::default(); hosts * hosts],
@@ -126,6 +130,9 @@ impl Knowledge {
         if now.saturating_sub(news.1) >= self.apart.mute {
             return;
         }
+        // An older version gives way when it hears the newer one serve, and words of that may take as long as this one.
+        let latency = if self.versions[to] == self.versions[of] { 0 } else { (now - news.1) * 2 };
+        let takes = takes + latency;
         let (back, apart) = (self.of(of, to), self.are_apart(to, of, now));
         for over in [&mut self.pairs[i.min(back)], &mut self.views[i]] {
             if apart || over.after == After::NoNews {
@@ -164,7 +171,9 @@ impl Knowledge {
             let apart = self.are_apart(host, other, now);
             self.each(host, other, |p| p.stops(apart, now));
         }
-        self.runs[host] = None;
+        if let Some(since) = self.runs[host].take() {
+            self.ran[host] = (since, now);
+        }
     }
 
     /// A kernel is late with what its agent wants done: it takes so long from now.
@@ -180,9 +189,14 @@ impl Knowledge {
 
     /// Whether two hosts cannot hear each other now, in neither direction.
     pub fn are_apart(&self, a: usize, b: usize, now: At) -> bool {
-        let (Some(runs_a), Some(runs_b)) = (self.runs[a], self.runs[b]) else { return false };
-        let silence = |host, of, since: At| now.saturating_sub(self.heard[self.of(host, of)].max(since));
-        let (of_b, of_a) = (silence(a, b, runs_a), silence(b, a, runs_b));
+        if self.runs[a].or(self.runs[b]).is_none() {
+            return false;
+        }
+        let silence = |host: usize, of| {
+            let (since, until) = self.runs[host].map_or(self.ran[host], |since| (since, now));
+            until.saturating_sub(self.heard[self.of(host, of)].max(since))
+        };
+        let (of_b, of_a) = (silence(a, b), silence(b, a));
         let cannot_agree = self.versions[a] != self.versions[b];
         a != b && (of_a.min(of_b) >= self.apart.deaf || cannot_agree) && of_a.max(of_b) >= self.apart.mute
     }
