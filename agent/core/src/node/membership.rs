@@ -44,7 +44,8 @@ impl Peer {
         Peer {
             report,
             heard: now,
-            back: now,
+            // It has spoken for long, as far as the last agent knew.
+            back: Time::default(),
             knows_us: false,
             alive,
             lost: false,

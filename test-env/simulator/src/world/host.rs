@@ -37,6 +37,8 @@ pub struct Host {
     pub node: Option<Node>,
     /// Which agent of this host runs or ran last.
     pub agent: u64,
+    /// When it began: what was said before is a recording, which the transport refuses.
+    pub(super) began: At,
     /// Whether the kernel has done what this agent asked for first: to forget what others left.
     pub emptied: bool,
     /// The agent does not run until then.
@@ -101,6 +103,7 @@ impl Host {
             kernel: Kernel { late: dice.roll(11) * MS, slow_ms: 3, ..Kernel::default() },
             node: None,
             agent: 0,
+            began: 0,
             emptied: false,
             paused_until: 0,
             last_sent: Time(0),
@@ -172,6 +175,7 @@ impl World {
         let h = &mut self.hosts[host];
         h.restarting = false;
         h.agent += 1;
+        h.began = self.now;
         let incarnation = match life {
             Life::Earlier => (h.greatest_incarnation / 2).max(1) + h.agent,
             Life::Later | Life::OtherDefinition | Life::Same => h.greatest_incarnation + 1000,
