@@ -4,13 +4,13 @@
 //! It is looked at in runs in which all that goes wrong can be said to be one host's fault, or is no fault at all,
 //! from the first fault on, if the cluster was whole by then, until everything heals.
 
-use onemac_core::node::Event as Decision;
+use onemac_core::node::{Event as Decision, Partition};
 use onemac_core::report::HostState;
 
 use super::Violation;
-use crate::clock::{At, nanos};
+use crate::clock::{At, MS, nanos};
 use crate::config::{Config, DRIFT_MAX_PPM};
-use crate::fault::{Hosts, Planned};
+use crate::fault::{Fault, Hosts, Planned};
 use crate::mask::Mask;
 use crate::world::{Host, World, name};
 
@@ -52,8 +52,13 @@ impl Share {
     pub(super) fn new(config: &Config, plan: &[Planned]) -> Self {
         let all: Hosts = if config.hosts < 64 { (1 << config.hosts) - 1 } else { Hosts::MAX };
         let culprits = plan.iter().fold(all, |hosts, p| hosts & p.fault.culprits(all));
+        let leaves = |p: &Planned| matches!(p.fault, Fault::Leave { .. });
+        // Who leaves so few behind that they are no majority has been told what it costs.
+        let silences =
+            config.partition == Partition::Majority && plan.iter().filter(|p| leaves(p)).count() > 1;
         let of = match plan {
             [] => Of::None,
+            _ if silences || are_heaped(config, plan) => Of::None,
             _ if plan.iter().all(|p| p.fault.is_order()) => Of::Operator,
             _ if culprits.count_ones() == 1 => Of::Lone(culprits.trailing_zeros() as usize),
             _ => Of::None,
@@ -189,6 +194,17 @@ impl Share {
             Of::None | Of::Operator => None,
         }
     }
+}
+
+/// Whether one trouble follows another within two leases: a host that goes deaf and dies before it can say so costs the
+/// others more than either. That is not promised.
+fn are_heaped(config: &Config, plan: &[Planned]) -> bool {
+    let troubles: Vec<(At, At)> = plan
+        .iter()
+        .filter(|p| !p.fault.is_order() && !matches!(p.fault, Fault::Start { .. }))
+        .map(|p| (p.at, p.at + p.fault.lasts_ms() * MS))
+        .collect();
+    troubles.windows(2).any(|pair| pair[1].0 < pair[0].1 + 2 * nanos(config.timing.lease))
 }
 
 /// The slices that a host has to do with: it accepts them, or they are being handed over from or to it.
