@@ -47,12 +47,12 @@ pub struct Knowledge {
     hosts: usize,
     /// Row: who knows; column: of whom.
     known: Vec<News>,
-    /// When an agent has last read news.
+    /// When an agent has last read news, by the time for which it has run: stopped or dead, it waits for nobody.
     heard: Vec<At>,
     /// Since when each host's agent runs without having been stopped.
     runs: Vec<Option<At>>,
-    /// From when to when the agent of a host ran that does not run now.
-    ran: Vec<(At, At)>,
+    /// For how long it ran before.
+    ran: Vec<At>,
     /// Which version of the protocol each host's agent speaks.
     versions: Vec<u8>,
     /// Of two hosts, the smaller one first.
@@ -94,7 +94,7 @@ impl Knowledge {
             known: vec![(0, 0); hosts * hosts],
             heard: vec![0; hosts * hosts],
             runs: vec![None; hosts],
-            ran: vec![(0, 0); hosts],
+            ran: vec![0; hosts],
             versions: vec![0; hosts],
             pairs: vec![Pair::default(); hosts * hosts],
             views: vec![Pair::default(); hosts * hosts],
@@ -142,7 +142,12 @@ impl Knowledge {
         if apart {
             self.views[back].after = After::NoNews;
         }
-        self.heard[i] = now;
+        self.heard[i] = self.has_run(to, now);
+    }
+
+    /// For how long a host's agents have run until now.
+    fn has_run(&self, host: usize, now: At) -> At {
+        self.ran[host] + self.runs[host].map_or(0, |since| now.saturating_sub(since))
     }
 
     /// An agent has started; it knows nothing of the others' lives any more.
@@ -151,6 +156,8 @@ impl Knowledge {
         self.runs(host, now, takes);
         let row = host * self.hosts;
         self.known[row..row + self.hosts].iter_mut().for_each(|news| news.0 = 0);
+        let has_run = self.has_run(host, now);
+        self.heard[row..row + self.hosts].fill(has_run);
         for other in 0..self.hosts {
             // Nor does its kernel go on with what it has found.
             self.each(host, other, |p| p.ends_after(After::NoNews, now + takes));
@@ -171,9 +178,8 @@ impl Knowledge {
             let apart = self.are_apart(host, other, now);
             self.each(host, other, |p| p.stops(apart, now));
         }
-        if let Some(since) = self.runs[host].take() {
-            self.ran[host] = (since, now);
-        }
+        self.ran[host] = self.has_run(host, now);
+        self.runs[host] = None;
     }
 
     /// A kernel is late with what its agent wants done: it takes so long from now.
@@ -192,10 +198,7 @@ impl Knowledge {
         if self.runs[a].or(self.runs[b]).is_none() {
             return false;
         }
-        let silence = |host: usize, of| {
-            let (since, until) = self.runs[host].map_or(self.ran[host], |since| (since, now));
-            until.saturating_sub(self.heard[self.of(host, of)].max(since))
-        };
+        let silence = |host: usize, of| self.has_run(host, now) - self.heard[self.of(host, of)];
         let (of_b, of_a) = (silence(a, b), silence(b, a));
         let cannot_agree = self.versions[a] != self.versions[b];
         a != b && (of_a.min(of_b) >= self.apart.deaf || cannot_agree) && of_a.max(of_b) >= self.apart.mute
