@@ -191,17 +191,13 @@ impl World {
     /// that are about to leave are ended, those that do not run are started if `start` says so.
     pub fn heal(&mut self, start: impl Fn(usize) -> bool) {
         self.tell(|| "everything heals".into());
+        self.counts.judged += u64::from(self.checks.share.is_armed());
+        self.checks.share.disarm();
+        // A host that is left alone may take silence for deafness, but clients come in the end.
         if self.config.frames_every_ms == 0 {
             self.at(self.now + 100 * MS, Event::Client);
         }
         self.config.frames_every_ms = 100;
-        self.counts.judged += u64::from(self.checks.share.is_armed());
-        self.checks.share.disarm();
-        if self.config.frames_every_ms == 0 {
-            // A host that is left alone may take silence for deafness, but clients come in the end.
-            self.config.frames_every_ms = 100;
-            self.at(self.now + 100 * MS, Event::Client);
-        }
         self.network.mend();
         self.plan.clear();
         // What is still on its way after two heartbeats belongs to the troubles.
@@ -248,6 +244,7 @@ impl World {
         if !self.hosts[host].is_leaving() {
             self.operator(host, Input::Resume { service: None });
         }
+        self.hosts[host].file = definition;
         self.stage(host, definition);
         self.operator(host, Input::Weight(weight));
         let h = &mut self.hosts[host];
