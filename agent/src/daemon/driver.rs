@@ -89,6 +89,14 @@ pub struct Voices {
     pub beacon: Beacon,
 }
 
+/// What is known of the service device when the loop begins.
+pub struct Senses {
+    /// Whether others are heard.
+    pub ears: Ears,
+    /// What clients' packets need.
+    pub footing: Footing,
+}
+
 /// The core and its hands.
 pub struct Driver {
     pub(super) node: Node,
@@ -130,10 +138,9 @@ impl Driver {
         terms: Terms,
         kernel: Arc<Kernel>,
         voices: Voices,
-        ears: Ears,
+        Senses { ears, footing }: Senses,
         keeper: Keeper,
         recorder: Recorder,
-        footing: Footing,
     ) -> Self {
         Driver {
             node,

@@ -28,7 +28,7 @@ use onemac_rules::Wanted;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::driver::{Driver, Inputs, Voices};
+use self::driver::{Driver, Inputs, Senses, Voices};
 use self::life::Keeper;
 pub use self::life::forget;
 pub use self::lock::Lock;
@@ -196,7 +196,8 @@ async fn serve(
     let inputs =
         Inputs { incoming, gossip_in, spread_words, beacon_words, frames, footing, said, questions, signals };
     let voices = Voices { words, wire, spread, beacon };
-    let mut driver = Driver::new(node, terms, kernel, voices, ears, keeper, recorder, known);
+    let mut driver =
+        Driver::new(node, terms, kernel, voices, Senses { ears, footing: known }, keeper, recorder);
     driver.find_gossip();
     if !up {
         driver.feed(Input::Link { up }).await;

@@ -1,7 +1,7 @@
 //! How hosts hear of each other: docs/wire.md.
 //!
 //! The core gives whole reports and takes whole reports. [`words`] says each in as little as those who hear it need,
-//! and puts together what is heard: a [`body`] when it changed or is asked for, in [`pieces`] where it is large, and
+//! and puts together what is heard: a `body` when it changed or is asked for, in `pieces` where it is large, and
 //! what changes every time. [`beacon`] carries words as frames on the service wire; [`wire`] owns the UDP socket on the
 //! host's gossip address, where [`seal`] authenticates every datagram and refuses replays. chitchat is anti-entropy for
 //! bodies ([`spread`]). A [`letter`] is what an operator wants of another host.

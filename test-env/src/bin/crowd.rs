@@ -68,9 +68,10 @@ fn main() -> Result<()> {
     }
     if idle {
         let idle = rest(hosts, span, apart)?;
-        return match json {
-            true => Ok(println!("{}", serde_json::to_string(&idle)?)),
-            false => Ok(println!(
+        if json {
+            println!("{}", serde_json::to_string(&idle)?);
+        } else {
+            println!(
                 "{} idle agents: agreed {:.1} s after a common start; each sent {:.1} KiB/s in {:.0} frames a \
                  second and received {:.1} KiB/s in {:.0}, and took {:.2} % of a processor ({:.2} at most); load {}",
                 idle.hosts,
@@ -82,8 +83,9 @@ fn main() -> Result<()> {
                 idle.agent_cpu_percent,
                 idle.agent_cpu_percent_max,
                 idle.load
-            )),
-        };
+            );
+        }
+        return Ok(());
     }
     let figures = measure(hosts, span, verbose)?;
     if json {

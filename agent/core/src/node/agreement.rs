@@ -110,12 +110,8 @@ impl Node {
     }
 
     /// Whether a look at all peers would come to what is known without it.
-    pub(super) fn looked_enough(&self, now: Time) -> bool {
-        let stays = match self.phase {
-            Phase::Joining { since } if !self.stirred => self.reason_to_hold(now, since) == self.hold,
-            Phase::Serving if !self.stirred => self.outvoted_by().is_none(),
-            _ => true,
-        };
+    pub(super) fn looked_enough(&self) -> bool {
+        let stays = self.phase != Phase::Serving || self.stirred || self.outvoted_by().is_none();
         let agrees = || self.everyone_agrees() || self.broken(Broken::NoAgreement);
         stays && (self.agreement_stale || agrees() == self.agreed)
     }

@@ -91,7 +91,7 @@ impl Node {
     pub(super) fn hand_over(&mut self, now: Time, beat: bool) {
         self.retry(now);
         // In small clusters, as in most tests, what is left out is looked at all the same.
-        debug_assert!(self.peers.len() > 20 || self.looked_enough(now), "{self:?}");
+        debug_assert!(self.peers.len() > 20 || self.looked_enough(), "{self:?}");
         let agreed = match self.agreement_stale {
             true => self.everyone_agrees() || self.broken(Broken::NoAgreement),
             false => self.agreed,

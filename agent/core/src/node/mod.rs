@@ -435,13 +435,13 @@ impl Node {
         match self.phase {
             Phase::Starting => return self.retry(now),
             Phase::Left => return,
-            Phase::Joining { since } if self.stirred => self.try_to_serve(now, since),
+            Phase::Joining { since } => self.try_to_serve(now, since),
             Phase::Serving if self.stirred => {
                 if self.yield_to_other_definition(now) || self.yield_to_newer_version(now) {
                     return;
                 }
             }
-            Phase::Joining { .. } | Phase::Serving | Phase::Leaving { .. } => {}
+            Phase::Serving | Phase::Leaving { .. } => {}
         }
         self.update_view();
         if beat {
