@@ -58,6 +58,41 @@ fn a_silent_host_taken_for_dead_although_it_had_stopped_answering() {
 }
 
 #[test]
+fn a_lease_that_never_shrinks() {
+    is_caught(Mutation::LeaseNeverShrinks);
+}
+
+#[test]
+fn a_renewal_that_the_kernel_has_not_taken() {
+    is_caught(Mutation::RenewalsUnconfirmed);
+}
+
+#[test]
+fn a_deaf_host_that_goes_on() {
+    is_caught(Mutation::DeafGoesOn);
+}
+
+#[test]
+fn a_deaf_host_that_is_waited_for() {
+    is_caught(Mutation::DeafAwaited);
+}
+
+#[test]
+fn a_newcomer_that_listens_for_one_expiry() {
+    is_caught(Mutation::ShortListening);
+}
+
+#[test]
+fn an_answer_to_an_earlier_entry() {
+    is_caught(Mutation::OldAnswers);
+}
+
+#[test]
+fn a_restart_that_hands_nothing_over() {
+    is_caught(Mutation::RestartForgets);
+}
+
+#[test]
 fn slices_taken_while_they_are_sent_on_to_a_third_host() {
     is_caught(Mutation::RelaysUnheeded);
 }

@@ -21,7 +21,7 @@ fn two_thousand_runs_break_no_promise() {
     assert!(counts.faults.iter().sum::<u64>() > 20_000 && summary.excused.times > 5, "{counts:?}");
     assert!(counts.faults.iter().all(|&of_a_kind| of_a_kind > 50), "{counts:?}");
     // And so are the runs in which nobody but one host may notice.
-    assert!(counts.judged > 700, "{counts:?}");
+    assert!(counts.judged > 350, "{counts:?}");
 }
 
 #[test]

@@ -22,8 +22,8 @@ pub(super) struct Peer {
     pub heard: Time,
     /// Since when it has been heard without a silence that means something.
     pub back: Time,
-    /// Its last word has an entry for us. One that has none comes from an agent that has not heard us yet: a newcomer, or
-    /// one that goes on.
+    /// Its last word answers this life of ours, and nothing older than it answered before. Else it comes from an agent that
+    /// has hardly heard us yet: a newcomer, or one that goes on.
     pub knows_us: bool,
     /// Heard within the expiry.
     pub alive: bool,
@@ -92,7 +92,7 @@ impl Node {
         let deaf = report.deaf && report.state == HostState::Joining && !self.broken(Broken::DeafAwaited);
         let alive = report.state != HostState::Left && !deaf;
         let lost = report.deaf && old.is_some_and(|o| o.lost);
-        let knows_us = of_us.is_some();
+        let knows_us = answered.is_some() && answered >= same_life.and_then(|o| o.answered);
         let back = old.filter(|o| now.since(o.heard) < self.timing.silence()).map_or(now, |o| o.back);
         let was_alive = old.filter(|o| o.alive && deaf).map(|o| Arc::clone(&o.report));
         if let Some(before) = was_alive {
