@@ -198,7 +198,7 @@ impl Knowledge {
         if self.runs[a].or(self.runs[b]).is_none() {
             return false;
         }
-        let silence = |host: usize, of| self.has_run(host, now) - self.heard[self.of(host, of)];
+        let silence = |host: usize, of| self.has_run(host, now).saturating_sub(self.heard[self.of(host, of)]);
         let (of_b, of_a) = (silence(a, b), silence(b, a));
         let cannot_agree = self.versions[a] != self.versions[b];
         a != b && (of_a.min(of_b) >= self.apart.deaf || cannot_agree) && of_a.max(of_b) >= self.apart.mute

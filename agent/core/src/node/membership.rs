@@ -309,7 +309,7 @@ impl Node {
         }
         let others = || self.cluster.hosts.keys().filter(|h| **h != self.me);
         let missing: Vec<String> = others().filter(|h| !self.has_answered(h)).cloned().collect();
-        if !missing.is_empty() && now.since(since) < self.listening() || self.provable_lease(now).is_none() {
+        if !missing.is_empty() && now.since(since) < self.listening() {
             return Some(Hold::Listening { missing });
         }
         if !missing.is_empty() && others().all(|h| !self.is_alive(h)) && !self.strangers.is_empty() {
@@ -318,6 +318,9 @@ impl Node {
         let present = |h: &String| *h == self.me || self.is_alive_by_our_definition(h);
         if !self.partition.suffices(&self.cluster, present) {
             return Some(Hold::Minority { missing });
+        }
+        if self.provable_lease(now).is_none() {
+            return Some(Hold::Listening { missing });
         }
         let announced = self.candidate_since.is_some_and(|since| now.since(since) >= self.expiry());
         if self.other_version().next().is_some() && !announced {

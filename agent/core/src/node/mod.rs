@@ -481,6 +481,7 @@ impl Node {
                 self.miss(now);
                 self.phase = Phase::Serving;
                 self.view_stale = true;
+                (self.stirred, self.agreement_stale) = (true, true);
             }
         }
     }
