@@ -253,6 +253,7 @@ impl Node {
         let expiry = self.expiry();
         self.strangers.retain(|_, &mut at| now.since(at) < expiry + STRANGER_INTERVAL);
         self.expire_foreign(now);
+        self.left_definition = self.left_definition.filter(|&(_, at)| now.since(at) < expiry);
         if now < self.next_expiry {
             return;
         }

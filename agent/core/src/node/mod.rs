@@ -155,7 +155,7 @@ pub struct Node {
     orphans: Orphans,
     drained: BTreeSet<String>,
     staged: Option<Box<Staged>>,
-    /// By which definition we ran before this one, and until when.
+    /// By which definition we ran before this one, and until when; for an expiry.
     left_definition: Option<(DefinitionId, Time)>,
     remembered: Option<Box<Memory>>,
 
@@ -299,6 +299,7 @@ impl Node {
         self.stirred |= now >= self.next_deadline()
             || !self.strangers.is_empty()
             || self.other_version().next().is_some()
+            || self.left_definition.is_some()
             || !matches!(input, Input::Heard(_) | Input::Sent { .. });
         self.last_step = now;
         self.guard(now, gap);

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, Event, Follow, Node, Phase};
 use crate::report::Report;
-use crate::time::Time;
 use crate::view::{Cluster, DefinitionId};
 
 /// Another definition, with all of it that the core knows.
@@ -94,12 +93,9 @@ impl Node {
     /// Whether a host of another definition is on its way to ours, or we to its. When we have just changed, whoever runs
     /// by what we have left follows, whether we have heard it say so or not: whoever changed first has.
     pub(super) fn will_agree_on_definition(&self, report: &Report) -> bool {
-        let just_left = |&(id, at): &(DefinitionId, Time)| {
-            id == report.definition && self.last_step.since(at) < self.expiry()
-        };
         report.staged == Some(self.cluster.definition)
             || self.staged_id() == Some(report.definition)
-            || self.left_definition.as_ref().is_some_and(just_left)
+            || self.left_definition.is_some_and(|(id, _)| id == report.definition)
     }
 
     /// Changes to the staged definition if every living host has it. Whoever changes first is followed at
