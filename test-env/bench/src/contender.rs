@@ -188,7 +188,7 @@ fn of_services(services: Vec<Service>) -> String {
     let wanted = Wanted {
         device: DEVICE.into(),
         device_mac: DEVICE_MAC.into(),
-        shared: String::new(),
+        shared: "onemac0".into(),
         second_mask: false,
         cluster_mac: CLUSTER_MAC.into(),
         vips: vec![VIP4.into(), VIP6.into()],
