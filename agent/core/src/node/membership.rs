@@ -233,7 +233,7 @@ impl Node {
             // Being late now and then does not make anybody less deaf.
             self.ears = (self.ears + slept).min(self.last_step);
             // What was said meanwhile waits in our sockets, and answers should know it.
-            self.next_heartbeat = self.next_heartbeat.max(self.last_step + self.timing.heartbeat / 4);
+            self.next_heartbeat = self.next_heartbeat.max(self.last_step + self.timing.heartbeat / 10);
         }
         let foreign = self.foreign.values_mut().filter_map(|foreign| foreign.heard.as_mut());
         for time in foreign.chain(self.candidate_since.as_mut()) {
