@@ -212,10 +212,12 @@ mod tests {
 
     #[test]
     fn a_disk_that_stalls_ends_the_recording_and_holds_nobody_up() {
-        let (reader, stalled) = io::pipe().unwrap();
+        let (reader, mut stalled) = io::pipe().unwrap();
+        // All but a page of what a pipe holds (64 KiB, pipe(7)), so that the queue does not fit into the rest.
+        stalled.write_all(&[0; 60 * 1024]).unwrap();
         let path = std::env::temp_dir().join(format!("onemac-stalled-{}", std::process::id()));
         let mut recorder = Recorder::to(stalled, &path).unwrap();
-        // More than a pipe (64 KiB) and the queue hold.
+        // More than that and the queue hold.
         let why = (0..100_000).find_map(|i| recorder.told(Time(i), &Input::Tick).err()).unwrap();
         assert!(why.contains("does not keep up"), "{why}");
         assert_eq!(recorder.told(Time(0), &Input::Tick), Ok(()), "told once");

@@ -222,6 +222,7 @@ fn a_stopped_agent_that_wakes_up_accepts_nothing_that_others_own() -> Result<()>
         // After a pause of nearly a lease it may yet have to begin anew.
         let back = format!("it owns its share again after {pause_ms} ms");
         lab.wait_until(&back, PATIENCE, || Ok(owned_slices(&host.status()?)? > 0))?;
+        lab.wait_settled()?;
     }
     watch.stop()?.ensure_never_twice("through all pauses")?;
     ensure_served(&lab, "at the end", &["h1", "h2", "h3"])?;
