@@ -126,8 +126,8 @@ impl Node {
     pub(super) fn end_deaf_life(&mut self, now: Time) -> bool {
         let deaf = !self.broken(Broken::DeafGoesOn)
             && self.serves()
-            && self.peers.values().filter(|p| p.alive && now >= p.back + self.timing.silence()).count() >= 2
-            && now >= self.ears + self.timing.silence();
+            && now >= self.ears + self.timing.silence()
+            && self.peers.values().filter(|p| p.alive && now >= p.back + self.timing.silence()).count() >= 2;
         if deaf {
             // Said before the kernel is empty: nobody need fear that we take over from it.
             self.deaf = true;

@@ -351,7 +351,8 @@ impl Node {
         let lapse = self.lease_end().filter(|&t| t > self.last_step);
         let not_alone = self.peers.values().any(|p| p.alive);
         let expiry = Some(self.next_expiry).filter(|_| not_alone);
-        let deaf = Some(self.ears + self.timing.silence()).filter(|_| not_alone && self.serves());
+        let deaf = Some(self.ears + self.timing.silence());
+        let deaf = deaf.filter(|&t| not_alone && self.serves() && t > self.last_step);
         let relays = self.relay_until.filter(|&t| t > self.last_step);
         let lists = self.orphans.deadline().filter(|&t| t > self.last_step);
         let moves = [self.retry_at, self.patient_until, relays, lists, self.connections.deadline()];

@@ -381,6 +381,10 @@ impl World {
     }
 }
 
+fn node(world: &World, i: usize) -> &Node {
+    world.hosts[i].node.as_ref().unwrap()
+}
+
 fn settled(hosts: usize) -> World {
     let mut world = World::new(hosts, 1);
     (0..hosts).for_each(|i| world.start(i));
@@ -408,6 +412,26 @@ fn a_host_alone_waits_out_an_expiry_and_then_serves_everything() {
     assert_eq!(world.uncovered(), SLICES);
     world.run(300, "alone");
     assert_eq!(world.uncovered(), 0);
+}
+
+/// Whoever sleeps until the next deadline must not find it in the past again and again.
+#[test]
+fn a_host_that_receives_no_frame_has_its_next_deadline_in_the_future() {
+    let mut world = settled(2);
+    let now = world.now;
+    let report = node(&world, 1).report();
+    let node = world.hosts[0].node.as_mut().unwrap();
+    for ms in (0..700).step_by(10) {
+        let at = now + Duration::from_millis(ms);
+        if ms % 100 == 0 {
+            let seq = report.stamp.seq + 1 + ms;
+            let stamp = Stamp { seq, ..report.stamp };
+            node.handle(at, Input::Heard(Arc::new(Report { stamp, ..report.clone() })));
+        }
+        node.handle(at, Input::Tick);
+        assert!(node.next_deadline() > at, "{ms} ms after the last frame");
+        while node.poll_action().is_some() {}
+    }
 }
 
 #[test]

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn node(world: &World, i: usize) -> &Node {
-    world.hosts[i].node.as_ref().unwrap()
-}
-
 fn owned(world: &World, i: usize) -> u32 {
     world.accepting(i).len()
 }

@@ -129,10 +129,6 @@ fn clients_of_a_dead_host_are_answered_and_nobody_elses() {
     }
 }
 
-fn node(world: &World, i: usize) -> &Node {
-    world.hosts[i].node.as_ref().unwrap()
-}
-
 /// The heir is drained too, and dies, and the one that was drained first takes its slices back.
 #[test]
 fn lists_are_asked_for_anew_wherever_slices_go() {

@@ -3,10 +3,6 @@
 use super::*;
 use crate::report::Part;
 
-fn node(world: &World, i: usize) -> &Node {
-    world.hosts[i].node.as_ref().unwrap()
-}
-
 /// A word of a host of another version.
 fn foreign(world: &mut World, i: usize, of: usize, part: Part, newer: bool) {
     let stamp = Stamp { incarnation: 1, seq: world.now.0 };
