@@ -133,10 +133,7 @@ impl Node {
             self.deaf = true;
             self.publish(Recipients::All);
             self.note(Event::Deaf);
-            match self.phase {
-                Phase::Leaving { .. } => self.stop(),
-                _ => self.begin(now, self.stamp.incarnation + 1),
-            }
+            self.start_over(now);
         }
         deaf
     }
@@ -362,7 +359,7 @@ impl Node {
     pub(super) fn yield_to_other_definition(&mut self, now: Time) -> bool {
         let Some(hosts) = self.outvoted_by() else { return false };
         self.note(Event::Outvoted { hosts });
-        self.begin(now, self.stamp.incarnation + 1);
+        self.start_over(now);
         true
     }
 

@@ -373,8 +373,7 @@ impl Node {
         }
         self.link_up = up;
         match self.phase {
-            Phase::Serving => self.begin(now, self.stamp.incarnation + 1),
-            Phase::Leaving { .. } => self.stop(),
+            Phase::Serving | Phase::Leaving { .. } => self.start_over(now),
             Phase::Joining { .. } => self.listen(now),
             Phase::Starting | Phase::Left => {}
         }
@@ -389,6 +388,11 @@ impl Node {
         }
         let gap_ms = gap.as_millis() as u64;
         self.note(if stalled { Event::Stalled { gap_ms } } else { Event::LeaseLapsed });
+        self.start_over(now);
+    }
+
+    /// Ends this life at once and begins another one; who was leaving has left.
+    fn start_over(&mut self, now: Time) {
         match self.phase {
             Phase::Leaving { .. } => self.stop(),
             _ => self.begin(now, self.stamp.incarnation + 1),

@@ -44,7 +44,7 @@ impl Node {
             self.note(Event::Stays);
             if self.is_foreign_served() {
                 // Hosts of another version have taken over meanwhile.
-                self.begin(self.last_step, self.stamp.incarnation + 1);
+                self.start_over(self.last_step);
             }
         }
         self.orders_changed(stays || before != self.drained);

@@ -72,7 +72,7 @@ impl Node {
             return false;
         }
         self.note(Event::NewerVersion { hosts });
-        self.begin(now, self.stamp.incarnation + 1);
+        self.start_over(now);
         true
     }
 }
