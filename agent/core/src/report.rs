@@ -47,10 +47,13 @@ pub struct Stamp {
     pub seq: u64,
 }
 
+/// No life has a greater number: no clock gives it, and what is added to it must not overflow.
+pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
+
 impl Stamp {
-    /// Whether a host may say so: no clock gives such an incarnation, and the next one must not overflow.
+    /// Whether a host may say so.
     pub fn is_possible(self) -> bool {
-        self.incarnation < 1 << 62
+        self.incarnation <= INCARNATION_MAX
     }
 }
 

@@ -5,7 +5,7 @@
 use onemac_core::report::{Report, Stamp};
 use serde::{Deserialize, Serialize};
 
-use super::{BODY_MAX, LIFE_MAX};
+use super::BODY_MAX;
 
 /// Names one run of one agent: random, so nothing that was recorded before the run can name it.
 pub type Run = [u8; 8];
@@ -48,9 +48,9 @@ impl Body {
     /// From bytes; `None` if they are none.
     pub fn read(bytes: Vec<u8>) -> Option<Self> {
         let (said, rest): (Said, _) = postcard::take_from_bytes(&bytes).ok()?;
-        let possible = |stamp: &Stamp| stamp.incarnation <= LIFE_MAX;
         let report = &said.report;
-        let ok = rest.is_empty() && possible(&report.stamp) && report.heard.values().all(possible);
+        let mut stamps = report.heard.values().chain([&report.stamp]);
+        let ok = rest.is_empty() && stamps.all(|stamp| stamp.is_possible());
         ok.then(|| Body { digest: digest(&bytes), bytes, said })
     }
 

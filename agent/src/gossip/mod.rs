@@ -32,9 +32,6 @@ pub const CONTENT_MAX: usize = 1280 - 40 - 8 - seal::HEADER;
 /// means, or how it travels; hosts of two versions never serve side by side.
 pub const VERSION: u8 = 3;
 
-/// No life has a greater number: what would be added to it could wrap.
-pub const LIFE_MAX: u64 = 1 << 62;
-
 /// What a host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
@@ -113,6 +110,6 @@ impl<'a> Header<'a> {
             _ => Part::Serves,
         };
         let header = Header { version: header[0], part, stamp, host: std::str::from_utf8(host).ok()? };
-        (stamp.incarnation <= LIFE_MAX).then_some((header, rest))
+        stamp.is_possible().then_some((header, rest))
     }
 }

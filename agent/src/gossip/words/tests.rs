@@ -1,6 +1,6 @@
 use super::*;
+use crate::gossip::BODY_MAX;
 use crate::gossip::body::{self, Said};
-use crate::gossip::{BODY_MAX, LIFE_MAX};
 use onemac_core::report::Claims;
 use onemac_core::slices::SliceSet;
 use onemac_core::view::{DefinitionId, ViewId};
@@ -313,10 +313,10 @@ fn a_heartbeat_goes_with_no_body_of_another_life_and_no_life_is_too_large() {
     let heard = net.hosts[1].hear(at(net.now), Way::From("h0"), &word).unwrap();
     assert!(heard.word.is_none());
     assert_eq!(body.report(beat.stamp, &beat.answers), None);
-    beat.stamp.incarnation = LIFE_MAX + 1;
+    beat.stamp.incarnation = INCARNATION_MAX + 1;
     assert!(net.hosts[1].hear(at(net.now), Way::From("h0"), &beat.write("h0", BEAT)).is_none());
     let mut said = Said { run: [0; 8], runs: Vec::new(), report: net.reports[0].clone() };
-    said.report.heard.insert("h1".into(), Stamp { incarnation: LIFE_MAX + 1, seq: 0 });
+    said.report.heard.insert("h1".into(), Stamp { incarnation: INCARNATION_MAX + 1, seq: 0 });
     assert!(Body::read(postcard::to_extend(&said, Vec::new()).unwrap()).is_none());
 }
 
@@ -362,7 +362,7 @@ fn largest() -> Report {
     let half = |salt: usize| -> SliceSet {
         (0..4096u32).filter(|s| (s.wrapping_mul(2_654_435_761) >> 7) as usize % 2 == salt % 2).collect()
     };
-    let stamp = Stamp { incarnation: LIFE_MAX, seq: u64::MAX >> 1 };
+    let stamp = Stamp { incarnation: INCARNATION_MAX, seq: u64::MAX >> 1 };
     let to = |n: usize| {
         of_all(&|service| (0..4096).filter(|s| (s * 37 + service as u32) as usize % 255 == n).collect())
     };
