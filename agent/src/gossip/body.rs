@@ -49,8 +49,8 @@ impl Body {
     pub fn read(bytes: Vec<u8>) -> Option<Self> {
         let (said, rest): (Said, _) = postcard::take_from_bytes(&bytes).ok()?;
         let report = &said.report;
-        let mut stamps = report.heard.values().chain([&report.stamp]);
-        let ok = rest.is_empty() && stamps.all(|stamp| stamp.is_possible());
+        let possible = report.stamp.is_possible() && report.heard.values().all(|stamp| stamp.is_possible());
+        let ok = rest.is_empty() && possible;
         ok.then(|| Body { digest: digest(&bytes), bytes, said })
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::gossip::BODY_MAX;
 use crate::gossip::body::{self, Said};
-use onemac_core::report::Claims;
+use onemac_core::report::{Claims, INCARNATION_MAX};
 use onemac_core::slices::SliceSet;
 use onemac_core::view::{DefinitionId, ViewId};
 
