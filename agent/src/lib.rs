@@ -16,6 +16,7 @@ pub mod gossip;
 pub mod kernel;
 pub mod log;
 pub mod plan;
+pub mod random;
 pub mod record;
 pub mod secret;
 pub mod setup;

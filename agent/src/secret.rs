@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use crate::failure::{Failure, Result};
+use crate::random;
 
 const ADD: &str = "onemac keygen --add";
 const DROP: &str = "onemac keygen --drop";
@@ -44,10 +45,7 @@ pub struct Key {
 impl Secret {
     /// A new one.
     pub fn random() -> Result<Self> {
-        let mut bytes = [0; 32];
-        let read = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-        read.map_err(|e| Failure::failed(format_args!("cannot read /dev/urandom: {e}")))?;
-        Ok(Secret(bytes))
+        Ok(Secret(random::bytes()?))
     }
 
     /// As it is written to a file.

@@ -17,7 +17,6 @@ mod systemd;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +42,7 @@ use crate::kernel::ears;
 use crate::kernel::netfilter::Said;
 use crate::kernel::{Footing, Found, Kernel, SHARED_DEVICE, conntrack};
 use crate::log::Log;
+use crate::random;
 use crate::record::{Entry, Recorder, Start};
 use crate::secret::Secrets;
 use crate::setup;
@@ -191,7 +191,7 @@ async fn serve(
     let known = footing.clone();
     let footing = kernel.guard(footing);
     let (ears, frames) = ears::open(footing.clone(), interval, &terms.warnings)?;
-    let mut words = Words::new(&terms.host.name, random()?, interval, clock::now());
+    let mut words = Words::new(&terms.host.name, random::bytes()?, interval, clock::now());
     words.meet(wire.peers().into_values(), interval);
     let inputs =
         Inputs { incoming, gossip_in, spread_words, beacon_words, frames, footing, said, questions, signals };
@@ -203,14 +203,6 @@ async fn serve(
         driver.feed(Input::Link { up }).await;
     }
     driver.drive(inputs).await
-}
-
-/// Names this run of the agent.
-fn random() -> Result<[u8; 8]> {
-    let mut bytes = [0; 8];
-    let read = fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
-    read.map_err(|e| Failure::failed(format_args!("cannot read /dev/urandom: {e}")))?;
-    Ok(bytes)
 }
 
 fn open_recorder(path: Option<&Path>) -> Result<Recorder> {

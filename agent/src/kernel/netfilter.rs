@@ -5,8 +5,7 @@
 //! fails too, it fails closed: it takes the shared device down, before it says a word to anybody.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read as _;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -23,6 +22,7 @@ use super::gate::Gate;
 use super::standings::{Found, holdings};
 use crate::clock;
 use crate::failure::{Failure, Result};
+use crate::random;
 use crate::warnings::Warnings;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h as a mask: told of every committed change.
@@ -566,12 +566,11 @@ fn end_of(lease: Lease) -> Option<Time> {
 
 /// What nobody else on this host can guess.
 fn random_token() -> Token {
-    let mut bytes = [0; 8];
     // Without it all is as it should be, except that root in a container on the service device might renew leases.
-    if let Err(error) = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)) {
-        tracing::warn!("cannot read /dev/urandom: {error}");
-    }
-    Token::new(bytes)
+    Token::new(random::bytes().unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        [0; 8]
+    }))
 }
 
 fn clock_offset() -> i128 {
